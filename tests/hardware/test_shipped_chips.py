@@ -1,0 +1,153 @@
+"""Every chip file that ships: complete, sourced, and consistent with its maker's peaks."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from torch_regflat.hardware import library, software
+from torch_regflat.hardware.chip import Chip
+
+SHIPPED = ("a100-sxm-80gb", "h100-sxm", "regflat-ideal", "regflat-pessimistic", "regflat-physical")
+CHIPS = sorted(path.stem for path in (Path(library.__file__).parent / "chips").glob("*.toml"))
+ADDRESS = ("http", "doi:", "arXiv:", "Estimate", "Assumption", "Fit over", "Fit to")
+
+
+def test_all_are_listed() -> None:
+    assert set(SHIPPED) <= set(library.names())
+
+
+@pytest.fixture(autouse=True)
+def _no_private_chips(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv(library.CHIP_PATH, raising=False)
+
+
+@pytest.mark.parametrize("name", CHIPS)
+def test_every_figure_has_a_source(name: str) -> None:
+    chip = library.load(name)
+    assert chip.name == name
+    assert software.for_chip(chip).name == chip.software
+    cited = set()
+    for path, quantity in chip.quantities():
+        assert quantity.source, path
+        cited.add(quantity.source)
+        text = chip.sources.get(quantity.source, quantity.source)
+        assert ("not checked" not in text and "not verified" not in text) or quantity.kind == "estimate", path
+    for key, text in chip.sources.items():
+        assert any(mark in text for mark in ADDRESS), f"[sources] {key} has no address and is no stated estimate"
+        assert key in cited, f"[sources] {key} is not used"
+
+
+@pytest.mark.parametrize("name", CHIPS)
+def test_units_times_width_times_clock_is_the_dense_peak(name: str) -> None:
+    chip = library.load(name)
+    for engine in chip.engines:
+        for dtype, peak in engine.datasheet_peak.items():
+            assert chip.engine_rate(engine, dtype) == pytest.approx(peak.value, rel=0.01), (engine.name, dtype)
+
+
+@pytest.mark.parametrize("name", CHIPS)
+def test_energies_are_complete(name: str) -> None:
+    chip = library.load(name)
+    for engine in chip.engines:
+        assert set(engine.energy) == set(engine.rate), engine.name
+    for level in chip.memory:
+        assert level.read_energy is not None, level.name
+        assert level.write_energy is not None, level.name
+
+
+@pytest.mark.parametrize("name", CHIPS)
+def test_sram_energies_follow_the_stated_fit(name: str) -> None:
+    chip = library.load(name)
+    node = chip.die.node.given if chip.die and chip.die.node else 0.0
+    scale = {7.0: 1.0, 5.0: 0.7}[node] * (2.0 if name == "regflat-pessimistic" else 1.0)
+    for level in chip.on_chip:
+        assert level.bank_bits is not None
+        assert level.read_energy is not None
+        bits = level.bank_bits.value * (8 if level.bank_bits.dimension == "bytes" else 1)
+        assert level.read_energy.value == pytest.approx(scale * (0.107 + 3.85e-5 * bits**0.5) * 1e-12, rel=0.01)
+
+
+@pytest.mark.parametrize(("name", "board"), [("h100-sxm", 15.3e-12), ("a100-sxm-80gb", 14.8e-12)])
+def test_gpu_streams_cost_what_boards_are_measured_to_spend(name: str, board: float) -> None:
+    chip = library.load(name)
+    assert chip.power.unattributed_bit is not None
+    assert chip.stream_j_per_bit + chip.power.unattributed_bit.value == pytest.approx(board, rel=0.01)
+
+
+@pytest.mark.parametrize(("name", "product", "fma"), [("h100-sxm", 0.8, 5.8), ("a100-sxm-80gb", 1.2, 5.2)])
+def test_gpu_arithmetic_stays_below_what_boards_spend(name: str, product: float, fma: float) -> None:
+    chip = library.load(name)
+    power = chip.power
+    assert power.unattributed_flop is not None and power.unattributed_vector_flop is not None
+    tensor, lanes = chip.engine_for("bf16"), chip.engine_for("fp32")
+    assert tensor is not None and lanes is not None
+    assert 0.85 * product < (power.unattributed_flop.value + tensor.energy["bf16"].value) * 1e12 <= product
+    assert 0.85 * fma < (power.unattributed_vector_flop.value + lanes.energy["fp32"].value) * 1e12 <= fma
+
+
+def test_known_figures() -> None:
+    h100, a100 = library.load("h100-sxm"), library.load("a100-sxm-80gb")
+    assert h100.peak_flops("bf16") == pytest.approx(989.4e12, rel=1e-3)
+    assert h100.peak_flops("fp8") == pytest.approx(1978.9e12, rel=1e-3)
+    assert h100.peak_flops("fp32") == pytest.approx(66.9e12, rel=1e-3)
+    assert a100.peak_flops("bf16") == pytest.approx(312e12, rel=1e-3)
+    assert h100.external.read_bytes_per_s == 3.35e12
+    assert a100.external.read_bytes_per_s == 2.039e12
+    assert not a100.supports("fp8")
+    assert [level.name for level in h100.on_chip] == ["registers", "shared", "L2"]
+
+
+def flat() -> tuple[Chip, Chip, Chip]:
+    return library.load("regflat-ideal"), library.load("regflat-physical"), library.load("regflat-pessimistic")
+
+
+def test_register_flat_chips_differ_from_the_gpu_in_the_memory_only() -> None:
+    gpu = library.load("h100-sxm")
+    for chip in flat():
+        for field in ("capacity", "read_bandwidth", "read_energy", "write_energy", "interface_energy", "wire_energy"):
+            assert getattr(chip.external, field).value == getattr(gpu.external, field).value, field
+        assert chip.external.latency_s == pytest.approx(gpu.external.latency_s, rel=0.01)
+        for field in type(chip.power).model_fields:
+            assert getattr(chip.power, field).value == getattr(gpu.power, field).value, field
+        for engine in chip.engines:
+            twin = next(e for e in gpu.engines if e.kind == engine.kind)
+            for dtype, energy in engine.energy.items():
+                assert energy.value == twin.energy[dtype].value, (engine.name, dtype)
+        links = [(link.bandwidth.value, link.energy and link.energy.value) for link in chip.interconnect]
+        assert links == [(link.bandwidth.value, link.energy and link.energy.value) for link in gpu.interconnect]
+        assert all(quantity.kind in ("estimate", "paper") for _, quantity in chip.quantities())
+
+
+def test_the_three_readings_share_engines_and_are_ordered() -> None:
+    ideal, physical, pessimistic = flat()
+    assert ideal.engines == physical.engines == pessimistic.engines
+    assert ideal.clock == physical.clock == pessimistic.clock
+    for better, worse in ((ideal, physical), (physical, pessimistic)):
+        a, b = better.on_chip[0], worse.on_chip[0]
+        assert a.capacity_bytes >= b.capacity_bytes
+        assert a.read_bytes_per_s >= b.read_bytes_per_s
+        assert a.write_bytes_per_s >= b.write_bytes_per_s
+        assert a.remote_bytes_per_s >= b.remote_bytes_per_s
+        assert a.latency_s <= b.latency_s
+        assert a.read_j_per_bit < b.read_j_per_bit
+        assert a.write_j_per_bit <= b.write_j_per_bit
+        assert a.leakage_w <= b.leakage_w
+        assert better.launch_gap_graph_s < worse.launch_gap_graph_s
+    assert not physical.on_chip[0].shared_port
+    assert pessimistic.on_chip[0].shared_port
+
+
+def test_physical_is_what_the_area_and_the_formula_say() -> None:
+    _, physical, pessimistic = flat()
+    level = physical.on_chip[0]
+    assert level.capacity_bytes == 256 * 2**20
+    assert level.read_bytes_per_s == pytest.approx(92e12, rel=0.01)
+    assert level.read_j_per_bit == pytest.approx(0.124e-12, rel=0.01)
+    assert physical.peak_flops("fp8") == pytest.approx(2 * 1.05e6 * 1.4e9, rel=0.01)
+    for chip in (physical, pessimistic):
+        assert chip.die is not None
+        assert sum(block.value for block in chip.die.blocks.values()) == pytest.approx(chip.die.area.value, rel=0.001)
+        registers = chip.die.blocks["registers"].value
+        assert chip.on_chip[0].area is not None and chip.on_chip[0].area.value == registers

@@ -1,0 +1,36 @@
+"""The examples run as they are, are short, and say what they do."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+EXAMPLES = sorted((Path(__file__).parent.parent / "examples").glob("*.py"))
+SHOWS = {
+    "huggingface_two_chips.py": ["side by side", "energy"],
+    "own_module.py": ["1 MAC = 2 FLOPs", "latency"],
+    "profiled_function.py": ["h100-sxm", "latency"],
+}
+
+
+def test_all_examples_are_known() -> None:
+    assert [path.name for path in EXAMPLES] == sorted(SHOWS)
+
+
+@pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.name)
+def test_short_and_documented(path: Path) -> None:
+    text = path.read_text()
+    assert len(text.splitlines()) < 40
+    assert text.startswith('"""')
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.name)
+def test_runs(path: Path, tmp_path: Path) -> None:
+    done = subprocess.run([sys.executable, str(path)], capture_output=True, text=True, cwd=tmp_path, timeout=300)
+    assert done.returncode == 0, done.stderr
+    for word in SHOWS[path.name]:
+        assert word in done.stdout

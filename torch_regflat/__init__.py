@@ -1,0 +1,94 @@
+"""torch_regflat: what a PyTorch model costs on a chip: latency, energy and traffic, before anything is run.
+
+    import torch_regflat as regflat
+    prof = regflat.profile(model, args, kwargs, chip="h100-sxm")
+    print(prof)
+
+Importing the package loads no torch: the names below are imported when they are first used.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .capture.record import capture as trace
+    from .errors import (
+        CapacityError,
+        CaptureError,
+        ChipError,
+        InputError,
+        ModelError,
+        RegflatError,
+        ResultError,
+        UnmodelledError,
+    )
+    from .hardware.chip import Chip
+    from .hardware.library import load as load_chip
+    from .operators.lowering import Lower
+    from .operators.registry import operator
+    from .profiler import Profile, profile, profile_model, profiled
+    from .result import Result
+    from .schedule.tile import Tile
+
+__version__ = "0.1.0"
+
+# Public name -> (module, name there). No submodule may bear one of these names: importing it would hide the name.
+_PUBLIC = {
+    "profile": ("profiler", "profile"),
+    "profiled": ("profiler", "profiled"),
+    "profile_model": ("profiler", "profile_model"),
+    "Profile": ("profiler", "Profile"),
+    "Result": ("result", "Result"),
+    "trace": ("capture.record", "capture"),
+    "Lower": ("operators.lowering", "Lower"),
+    "operator": ("operators", "operator"),
+    "Tile": ("schedule.tile", "Tile"),
+    "Chip": ("hardware.chip", "Chip"),
+    "load_chip": ("hardware.library", "load"),
+    "RegflatError": ("errors", "RegflatError"),
+    "InputError": ("errors", "InputError"),
+    "ChipError": ("errors", "ChipError"),
+    "ModelError": ("errors", "ModelError"),
+    "CaptureError": ("errors", "CaptureError"),
+    "UnmodelledError": ("errors", "UnmodelledError"),
+    "CapacityError": ("errors", "CapacityError"),
+    "ResultError": ("errors", "ResultError"),
+}
+
+__all__ = [
+    "CapacityError",
+    "CaptureError",
+    "Chip",
+    "ChipError",
+    "InputError",
+    "Lower",
+    "ModelError",
+    "Profile",
+    "RegflatError",
+    "Result",
+    "ResultError",
+    "Tile",
+    "UnmodelledError",
+    "__version__",
+    "load_chip",
+    "operator",
+    "profile",
+    "profile_model",
+    "profiled",
+    "trace",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _PUBLIC:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    module, attribute = _PUBLIC[name]
+    value = getattr(importlib.import_module(f".{module}", __name__), attribute)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -1,0 +1,94 @@
+"""Names of modules, parameters and buffers as the user would write them."""
+
+from __future__ import annotations
+
+import torch
+
+Containers = (torch.nn.ModuleList, torch.nn.Sequential, torch.nn.ModuleDict)
+
+
+class Place:
+    """Where a module stands among siblings of its class: its index and how many children the container has."""
+
+    __slots__ = ("count", "index")
+
+    def __init__(self, index: int, count: int) -> None:
+        self.index, self.count = index, count
+
+
+class Names:
+    """Paths below the root; modules that are not below it are named by their class (`Linear`, `Linear_1`)."""
+
+    def __init__(self, root: torch.nn.Module | None) -> None:
+        self._modules: dict[int, str] = {}
+        self._tensors: dict[int, str] = {}
+        self._taken: set[str] = set()
+        self.places: dict[int, Place] = {}
+        self.keep: list[torch.nn.Module] = []
+        if root is not None:
+            self.add(root, "")
+
+    def module(self, module: torch.nn.Module) -> str | None:
+        """The path of a module, None if it has not been met."""
+        return self._modules.get(id(module))
+
+    def tensor(self, tensor: torch.Tensor) -> str | None:
+        """The state-dict name of a parameter or buffer, None if it is neither."""
+        return self._tensors.get(id(tensor))
+
+    def add(self, module: torch.nn.Module, path: str) -> list[torch.nn.Module]:
+        """Name a module and everything below it; returns those that are new."""
+        pending, new = [(path, module)], []
+        while pending:
+            path, module = pending.pop()
+            if id(module) in self._modules:
+                continue
+            self._modules[id(module)] = path
+            new.append(module)
+            prefix = f"{path}." if path else ""
+            for table in (module._parameters, module._buffers):
+                for name, tensor in table.items():
+                    if tensor is not None:
+                        self._tensors.setdefault(id(tensor), prefix + name)
+            children = [(name, child) for name, child in module._modules.items() if child is not None]
+            if isinstance(module, Containers):
+                self._note_siblings([child for _, child in children])
+            # Reversed: taken from the end, a module that is reachable twice gets its first name, as in a state dict.
+            pending += [(prefix + name, child) for name, child in reversed(children)]
+        self.keep += new
+        return new
+
+    def add_stranger(self, module: torch.nn.Module) -> list[torch.nn.Module]:
+        """Name a module that is not below the root by its class."""
+        return self.add(module, self.unique(type(module).__name__))
+
+    def unique(self, name: str) -> str:
+        """`name`, or `name_1`, `name_2`, ... if it is taken."""
+        found, count = name, 0
+        while found in self._taken:
+            count += 1
+            found = f"{name}_{count}"
+        self._taken.add(found)
+        return found
+
+    def _note_siblings(self, children: list[torch.nn.Module]) -> None:
+        classes = [type(child) for child in children]
+        for index, child in enumerate(children):
+            if classes.count(classes[index]) > 1:
+                self.places.setdefault(id(child), Place(index, len(children)))
+
+
+def attribute_name(module: torch.nn.Module, tensor: torch.Tensor) -> str | None:
+    """The name of a plain attribute of `module` that is this very tensor."""
+    for name, value in module.__dict__.items():
+        if value is tensor:
+            return name
+    return None
+
+
+def readable(path: str, module: torch.nn.Module | None, fallback: str) -> str:
+    """How messages name a place: `model.layers.0 (LlamaDecoderLayer)`; the class alone for the root."""
+    if module is None:
+        return fallback
+    kind = type(module).__name__
+    return f"{path} ({kind})" if path and path != kind else kind

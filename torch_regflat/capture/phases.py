@@ -1,0 +1,291 @@
+"""What a model is given to do: the inputs of prefill, decode, encode and a plain forward, made on meta tensors.
+
+Inputs come from the model's own declarations: its main input's name and its configuration. Decode is one new token
+against the cache object that the model itself fills with `context` tokens (`prefill.py`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any, Literal, get_args
+
+import torch
+from torch import Tensor, nn
+
+from ..errors import CaptureError, InputError, near
+from ._torch_private import storage_key
+from .prefill import run_prefill
+
+Phase = Literal["prefill", "decode", "encode", "forward"]
+
+DTYPES: dict[str, torch.dtype] = {
+    "bf16": torch.bfloat16,
+    "bfloat16": torch.bfloat16,
+    "fp16": torch.float16,
+    "float16": torch.float16,
+    "fp32": torch.float32,
+    "float32": torch.float32,
+    "fp64": torch.float64,
+    "float64": torch.float64,
+}
+KV_BITS: dict[str, int] = {
+    **{name: dtype.itemsize * 8 for name, dtype in DTYPES.items()},
+    **{"fp8": 8, "int8": 8, "fp4": 4, "int4": 4},
+}
+DEFAULT_TOKENS = 2048
+_PROMPT_TOKENS = 4  # Whisper's start, language, task and no-timestamps tokens
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A module and the meta inputs of one phase. `kv_cache` holds the model's own cache objects, filled."""
+
+    model: nn.Module
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+    name: str
+    phase: Phase
+    inputs: str
+    dtype: str
+    batch: int | None = None
+    seq_len: int | None = None
+    context: int | None = None
+    kv_cache: tuple[Any, ...] = ()
+    kv_dtype: str | None = None
+    kv_bits: int | None = None
+    notes: tuple[str, ...] = field(default=())
+
+    @property
+    def kv_bytes(self) -> int:
+        """Bytes of all tensors in the caches, in the dtype they are stored in (`kv_bits` where it is overridden)."""
+        tensors = cache_tensors(self.kv_cache)
+        bits = sum(t.numel() * (t.dtype.itemsize * 8 if self.kv_bits is None else self.kv_bits) for t in tensors)
+        return (bits + 7) // 8
+
+
+def torch_dtype(name: str) -> torch.dtype:
+    """Return the torch dtype of a name such as `bf16` or `float32`."""
+    found = DTYPES.get(name.lower().removeprefix("torch."))
+    if found is None:
+        raise InputError(f"unknown dtype {name!r}{near(name, DTYPES) or ';'} it must be one of {', '.join(DTYPES)}")
+    return found
+
+
+def cache_tensors(value: Any) -> list[Tensor]:
+    """Return the tensors with at least one dimension inside cache objects, each piece of memory once."""
+    found: dict[tuple[int, int], Tensor] = {}
+    for tensor in _walk(value, set()):
+        if tensor.dim():
+            found.setdefault((storage_key(tensor), int(tensor.storage_offset())), tensor)
+    return list(found.values())
+
+
+def _walk(value: Any, visited: set[int]) -> Iterator[Tensor]:
+    if isinstance(value, Tensor):
+        yield value
+        return
+    if id(value) in visited:
+        return
+    visited.add(id(value))
+    if isinstance(value, dict):
+        children: list[Any] = list(value.values())
+    elif isinstance(value, (list, tuple)):
+        children = list(value)
+    else:
+        children = list(vars(value).values()) if hasattr(value, "__dict__") else []
+    for child in children:
+        yield from _walk(child, visited)
+
+
+def phases_of(model: nn.Module) -> tuple[Phase, ...]:
+    """Return the phases a model has, its usual one first."""
+    config = getattr(model, "config", None)
+    if config is None or not hasattr(model, "main_input_name"):
+        return ("forward",)
+    generates = getattr(model, "can_generate", lambda: False)()
+    return ("prefill", "decode", "forward") if generates else ("encode", "forward")
+
+
+def positions_of(model: nn.Module) -> int | None:
+    """Return how many positions a model has, or None where it sets no limit."""
+    config: Any = getattr(model, "config", None)
+    config = config.get_text_config() if hasattr(config, "get_text_config") else config
+    for name in ("max_target_positions", "max_position_embeddings", "n_positions"):
+        value = getattr(config, name, None)
+        if isinstance(value, int) and value > 0:
+            return value
+    return None
+
+
+@dataclass
+class _Request:
+    """What was asked for, checked, with the defaults filled in."""
+
+    model: nn.Module
+    name: str
+    phase: Phase
+    batch: int
+    seq_len: int | None
+    context: int | None
+    dtype: torch.dtype
+
+    @property
+    def config(self) -> Any:
+        return self.model.config
+
+    def ids(self, tokens: int) -> Tensor:
+        return torch.empty(self.batch, tokens, dtype=torch.int64, device="meta")
+
+
+def prepare_model(
+    model: nn.Module,
+    name: str,
+    phase: str | None,
+    batch: int,
+    seq_len: int | None,
+    context: int | None,
+    kv_dtype: str | None,
+    notes: tuple[str, ...] = (),
+) -> Prepared:
+    """Make the inputs of `phase` (the model's usual one when None) for a module that declares its own inputs."""
+    request = _check(model, name, phase, batch, seq_len, context)
+    if kv_dtype is not None and kv_dtype not in KV_BITS:
+        raise InputError(
+            f"unknown kv_dtype {kv_dtype!r}{near(kv_dtype, KV_BITS)} it must be one of {', '.join(KV_BITS)}"
+        )
+    if request.phase == "decode":
+        kwargs, caches, text = _decode(request)
+    else:
+        kwargs, text = _whole(request)
+        caches = ()
+    return Prepared(
+        model=model,
+        args=(),
+        kwargs=kwargs,
+        name=name,
+        phase=request.phase,
+        inputs=text,
+        dtype=str(request.dtype).removeprefix("torch."),
+        batch=batch,
+        seq_len=request.seq_len,
+        context=request.context,
+        kv_cache=caches,
+        kv_dtype=kv_dtype,
+        kv_bits=None if kv_dtype is None else KV_BITS[kv_dtype],
+        notes=notes,
+    )
+
+
+def _check(
+    model: nn.Module, name: str, phase: str | None, batch: int, seq_len: int | None, context: int | None
+) -> _Request:
+    known = phases_of(model)
+    chosen = known[0] if phase is None else phase
+    if chosen not in get_args(Phase):
+        raise InputError(f"unknown phase {phase!r}; the phases of {name} are {', '.join(known)}")
+    if chosen not in known:
+        kind = "an encoder" if known[0] == "encode" else "a module without a cache" if len(known) == 1 else "a decoder"
+        raise InputError(f"{name} is {kind} and has no {chosen}; its phases are {', '.join(known)}")
+    for label, value in (("batch", batch), ("seq_len", seq_len), ("context", context)):
+        if value is not None and value < 1:
+            raise InputError(f"{label} is {value}; it must be 1 or more")
+    dtype = next((p.dtype for p in model.parameters() if p.is_floating_point()), torch.float32)
+    request = _Request(model, name, chosen, batch, seq_len, context, dtype)
+    if chosen != "decode" and context is not None:
+        raise InputError(f"context is the length of the cache that decode reads; {chosen} takes seq_len")
+    _check_lengths(request)
+    return request
+
+
+def _check_lengths(request: _Request) -> None:
+    """Fill in the default lengths and refuse those beyond the model's positions."""
+    reads_tokens = _main_input(request) == "input_ids"
+    two_stacks = bool(getattr(request.config, "is_encoder_decoder", False))
+    limit = positions_of(request.model)
+    if request.phase == "decode":
+        if request.seq_len is not None and not (two_stacks and reads_tokens):
+            raise InputError("decode reads a cache of length context and makes one token; it takes no seq_len")
+        room = None if limit is None else limit - 1
+        request.context = request.context or min(DEFAULT_TOKENS, room or DEFAULT_TOKENS)
+        if room is not None and request.context > room:
+            raise InputError(
+                f"context {request.context} is beyond the {limit} positions of {request.name}; "
+                f"with the new token it can be at most {room}"
+            )
+        if not two_stacks:
+            return
+    if not reads_tokens and not two_stacks:
+        if request.seq_len is not None:
+            raise InputError(f"{request.name} reads {_main_input(request)} of a fixed size; it takes no seq_len")
+        return
+    default = DEFAULT_TOKENS if reads_tokens else _PROMPT_TOKENS
+    request.seq_len = request.seq_len or min(default, limit or default)
+    if limit is not None and request.seq_len > limit:
+        raise InputError(f"seq_len {request.seq_len} is beyond the {limit} positions of {request.name}")
+
+
+def _main_input(request: _Request) -> str:
+    return str(request.model.main_input_name)
+
+
+def _whole(request: _Request) -> tuple[dict[str, Any], str]:
+    """Inputs of every phase but decode: the whole sequence, image or sound at once."""
+    kwargs, text = _main(request)
+    if phases_of(request.model)[0] == "prefill":
+        kwargs["use_cache"] = request.phase == "prefill"
+    if getattr(request.config, "is_encoder_decoder", False):
+        tokens = 1 if _main_input(request) == "input_ids" else int(request.seq_len or 1)
+        kwargs["decoder_input_ids"] = request.ids(tokens)
+        text += f", decoder_input_ids [{request.batch}, {tokens}]"
+    return kwargs, text
+
+
+def _decode(request: _Request) -> tuple[dict[str, Any], tuple[Any, ...], str]:
+    """One token against the cache left by an unrecorded prefill of `context` tokens."""
+    context = int(request.context or 0)
+    token, text = request.ids(1), f"[{request.batch}, 1] against a cache of {context} tokens"
+    if getattr(request.config, "is_encoder_decoder", False):
+        kwargs, main = _main(request)
+        output = run_prefill(request.model, {**kwargs, "decoder_input_ids": request.ids(context), "use_cache": True})
+        cache = _cache_of(request, output)
+        step = {
+            "decoder_input_ids": token,
+            "encoder_outputs": (output.encoder_last_hidden_state,),
+            "past_key_values": cache,
+            "use_cache": True,
+        }
+        return step, (cache,), f"decoder_input_ids {text}, encoder run on {main}"
+    cache = _cache_of(request, run_prefill(request.model, {"input_ids": request.ids(context), "use_cache": True}))
+    return {"input_ids": token, "past_key_values": cache, "use_cache": True}, (cache,), f"input_ids {text}"
+
+
+def _cache_of(request: _Request, output: Any) -> Any:
+    """Return the cache in a prefill's output, whatever the model calls it."""
+    for name in ("past_key_values", "cache_params", "state"):
+        found = getattr(output, name, None)
+        if found is not None:
+            return found
+    if isinstance(output, tuple) and len(output) == 2 and output[1] is not None:
+        return output[1]
+    raise CaptureError(f"{request.name} returned no cache from its prefill, so decode cannot be prepared")
+
+
+def _main(request: _Request) -> tuple[dict[str, Any], str]:
+    """Return the main input: token ids, an image or log-mel features, in the model's dtype."""
+    name, config = _main_input(request), request.config
+    if name == "input_ids":
+        return {name: request.ids(int(request.seq_len or 1))}, f"{name} [{request.batch}, {request.seq_len}]"
+    if name == "pixel_values":
+        size = getattr(config, "image_size", None) or 224
+        height, width = size if isinstance(size, (tuple, list)) else (size, size)
+        shape: tuple[int, ...] = (getattr(config, "num_channels", 3), height, width)
+    elif name == "input_features" and hasattr(config, "num_mel_bins") and hasattr(config, "max_source_positions"):
+        shape = (config.num_mel_bins, 2 * config.max_source_positions)  # the encoder's convolutions halve the frames
+    else:
+        raise InputError(
+            f"{request.name} reads {name!r}, whose shape its configuration does not give; "
+            "write a function that returns (model, args, kwargs) and pass it as module:function"
+        )
+    value = torch.empty(request.batch, *shape, dtype=request.dtype, device="meta")
+    return {name: value}, f"{name} {list(value.shape)}"

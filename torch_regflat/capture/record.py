@@ -1,0 +1,109 @@
+"""Record the ATen operators that a module or function runs, on meta tensors, as an fx graph.
+
+Nothing is computed and nothing of the user's is copied, moved or changed: every tensor that arrives is replaced, as
+it arrives, by a meta twin of the same shape. In inference mode composite operators (linear, attention, norms) reach
+the dispatch mode whole, so they stay whole in the graph.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch.fx import GraphModule
+
+from ..errors import CaptureError
+from . import state
+from ._torch_private import intercepted
+from .inputs import Inputs, home_device
+from .recorder import Recorder
+from .repeats import Leak
+
+
+@dataclass(frozen=True)
+class Captured:
+    """A graph, and what the call returned: its tensors are meta, a cache in it can be passed to the next capture."""
+
+    graph: GraphModule
+    result: Any
+
+
+def capture(
+    fn: Callable[..., Any],
+    args: tuple[Any, ...] = (),
+    kwargs: dict[str, Any] | None = None,
+    *,
+    repeats: bool = True,
+    kv_cache: Any = (),
+) -> GraphModule:
+    """Record `fn(*args, **kwargs)` as an fx graph of ATen operators; nothing is computed.
+
+    `fn` is a module, a method or a function. Tensors may be on any device; meta tensors suffice. `kv_cache` holds the
+    objects (caches, tensors, nested) whose tensors are marked as key-value cache; objects among the arguments whose
+    class is called `...Cache` are found by themselves. With `repeats`, layers that are built alike and called alike
+    are run once and copied. Placeholders are the tensors of the arguments in order, then those of `kv_cache`; the
+    output is the flat tuple of the tensors in the result.
+    """
+    return capture_with_result(fn, args, kwargs, repeats=repeats, kv_cache=kv_cache).graph
+
+
+def capture_with_result(
+    fn: Callable[..., Any],
+    args: tuple[Any, ...] = (),
+    kwargs: dict[str, Any] | None = None,
+    *,
+    repeats: bool = True,
+    kv_cache: Any = (),
+    restore: bool = True,
+) -> Captured:
+    """As `capture`, and also what the call returned.
+
+    Objects passed in (caches) get back the state they had; with `restore=False` they keep what the call did to them.
+    """
+    if not callable(fn):
+        raise CaptureError(f"a {type(fn).__name__} cannot be captured; pass a module or a function")
+    try:
+        return _Run(fn, args, kwargs or {}, kv_cache, restore).record(repeats)
+    except Leak:
+        # A repeated layer left a tensor behind by a way that copying cannot follow, so every layer is run.
+        return _Run(fn, args, kwargs or {}, kv_cache, restore).record(False)
+
+
+class _Run:
+    """One call to capture: enters the modes, leaves the user's objects as they were."""
+
+    def __init__(self, fn: Any, args: tuple[Any, ...], kwargs: dict[str, Any], kv_cache: Any, restore: bool) -> None:
+        self.fn, self.args, self.kwargs, self.kv_cache, self.restore = fn, args, kwargs, kv_cache, restore
+        owner = fn if isinstance(fn, torch.nn.Module) else getattr(fn, "__self__", None)
+        self.root = owner if isinstance(owner, torch.nn.Module) else None
+
+    def record(self, repeats: bool) -> Captured:
+        saved, given = state.Saved(), state.Saved()
+        name = getattr(self.fn, "__name__", type(self.fn).__name__)
+        home = home_device(self.root, (self.args, self.kwargs))
+        recorder = Recorder(self.root, name, home, repeats=repeats, saved=saved)
+        given.state((self.args, self.kwargs, self.kv_cache))
+        finished = False
+        try:
+            with torch.inference_mode():
+                args, kwargs = Inputs(recorder, self.fn, self.kv_cache).add(self.args, self.kwargs)
+                with intercepted(recorder), recorder:
+                    result = self._call(recorder, args, kwargs)
+                graph = recorder.finish(result)
+            finished = True
+            return Captured(graph, result)
+        finally:
+            saved.restore()
+            if self.restore or not finished:
+                given.restore()
+
+    def _call(self, recorder: Recorder, args: Any, kwargs: Any) -> Any:
+        try:
+            return self.fn(*args, **kwargs)
+        except CaptureError:
+            raise
+        except Exception as error:
+            where = recorder.where(error)
+            raise CaptureError(f"{where}: {type(error).__name__}: {error}") from error

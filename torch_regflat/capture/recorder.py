@@ -1,0 +1,352 @@
+"""The dispatch mode that records ATen operators, run on meta twins, as nodes of an fx graph."""
+
+from __future__ import annotations
+
+import operator
+import os
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch.fx import Graph, GraphModule, Node
+
+from ..errors import CaptureError
+from . import state
+from ._torch_private import OpInfo, TorchDispatchMode, lazy_graph_module, op_info, without_dispatch
+from .names import Names, attribute_name, readable
+from .repeats import Repeats
+from .twins import Twins
+from .values import Unknown, Values
+
+
+class Recorder(TorchDispatchMode):
+    """The dispatch mode: each operator is run on meta twins and appended to `graph`."""
+
+    def __init__(
+        self, root: torch.nn.Module | None, name: str, home: torch.device, *, repeats: bool, saved: state.Saved
+    ) -> None:
+        super().__init__()
+        self.name, self.home = name, home
+        self.graph = Graph()
+        self.nodes: list[Node] = []
+        self.twins = Twins()
+        self.values = Values()
+        self.names = Names(root)
+        self.saved = saved
+        self.stack: list[tuple[str, torch.nn.Module | None]] = [("", None)]
+        self.repeats = Repeats(self) if repeats else None
+        self.tensor_of: dict[Node, torch.Tensor] = {}
+        """The user's tensor behind each get_attr node."""
+        self._untwinned: set[int] = set()
+        """Tensors of the user's that have a node but no meta twin yet."""
+        self.constants: set[Node] = set()
+        self._attributes: dict[str, Any] = {}
+        self._node_of: dict[int, Node] = {}
+        self._failed: tuple[BaseException, str, torch.nn.Module] | None = None
+        for module in self.names.keep:
+            saved.module(module)
+
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        return False  # saves a wrapper around every operator; nothing is compiled while recording
+
+    # --- operators -------------------------------------------------------------------------------------------------
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        info = op_info(func)
+        if info.metadata and func is not torch.ops.aten.detach_.default:
+            self._before_metadata_change(func, args)
+        elif func is torch.ops.aten.lift_fresh.default or func is torch.ops.aten.detach_.default:
+            return self._fresh(func, args[0])
+        values, node_args = self._split(args)
+        node_kwargs: dict[str, Any] = {}
+        for key, value in kwargs.items():
+            kwargs[key], node_kwargs[key] = self._split(value)
+        if info.devices:
+            values, node_args = self._place(info, values, node_args, kwargs, node_kwargs)
+        if info.returns_value:
+            return self._answer(func, node_args, node_kwargs)
+        out = self._run(func, info, (values, kwargs), (node_args, node_kwargs))
+        if not info.writes and isinstance(out, torch.Tensor) and id(out) in self._node_of:
+            return self.twins.user(out)  # it did nothing (`to` the same dtype, dropout in eval): no node
+        self._append(func, info, node_args, node_kwargs, out)
+        return self._as_users(out)
+
+    def _run(self, func: Any, info: OpInfo, actual: tuple[Any, Any], recorded: tuple[Any, Any]) -> Any:
+        try:
+            return func(*actual[0], **actual[1])
+        except Exception as error:
+            # Perhaps its shape depends on values: with known values it can be run for real.
+            try:
+                real = self.values.run(func, *recorded)
+            except Unknown as unknown:
+                if info.data_dependent:
+                    raise self._refusal(f"needs the values of a tensor ({func})", unknown) from error
+                raise error from None
+            except Exception:
+                raise error from None
+            return torch.utils._pytree.tree_map_only(torch.Tensor, self.twins.make, real)
+
+    def _answer(self, func: Any, args: Any, kwargs: Any) -> Any:
+        try:
+            return self.values.run(func, args, kwargs)
+        except Unknown as unknown:
+            raise self._refusal(f"asks for the value of a tensor ({func})", unknown) from None
+
+    def values_of(self, tensor: torch.Tensor, asked: str) -> torch.Tensor:
+        """The real values of a meta tensor, asked for outside any operator (`tolist`, `numpy`)."""
+        with self.paused():
+            try:
+                real: torch.Tensor = self.values.evaluate(self.node(tensor))
+            except Unknown as unknown:
+                raise self._refusal(f"asks for the values of a tensor ({asked})", unknown) from None
+        return real
+
+    def _refusal(self, does: str, unknown: Unknown) -> CaptureError:
+        return CaptureError(f"{self.here()}: {_user_line()} {does} that depends on {unknown.why}; {unknown.advice}")
+
+    def _split(self, value: Any) -> tuple[Any, Any]:
+        """An argument as it is run (meta twins) and as it is recorded (nodes)."""
+        if isinstance(value, torch.Tensor):
+            node = self.node(value)
+            return self.twin(value), node
+        if isinstance(value, (list, tuple)):
+            if not value:
+                return value, value
+            pairs = [self._split(item) for item in value]
+            kind = list if isinstance(value, list) else tuple
+            return kind(pair[0] for pair in pairs), kind(pair[1] for pair in pairs)
+        return value, value
+
+    def _place(self, info: OpInfo, values: Any, node_args: Any, kwargs: Any, node_kwargs: Any) -> tuple[Any, Any]:
+        """Run on meta whatever device is asked for, but record the device on which the user's tensors live."""
+        if kwargs.get("device") is not None:
+            node_kwargs["device"] = self._recorded_device(kwargs["device"])
+            kwargs["device"] = torch.device("meta")
+        at = info.device_at
+        if at is not None and at < len(values) and values[at] is not None:
+            node_args = (*node_args[:at], self._recorded_device(values[at]), *node_args[at + 1 :])
+            values = (*values[:at], torch.device("meta"), *values[at + 1 :])
+        for name in ("pin_memory", "generator"):
+            if kwargs.get(name) is not None:
+                kwargs[name] = None
+                node_kwargs[name] = None
+        return values, node_args
+
+    def _recorded_device(self, device: torch.device | str) -> torch.device:
+        # What the user sees of activations is meta, so `device=x.device` asks for meta and means the user's device.
+        device = torch.device(device)
+        return self.home if device.type == "meta" or self.home.type == "meta" else device
+
+    def _fresh(self, func: Any, tensor: torch.Tensor) -> torch.Tensor:
+        """A tensor constant (`torch.tensor(3)`): recorded as an attribute that is copied each time it is used."""
+        known = self.twins.of(tensor)
+        if func is torch.ops.aten.detach_.default or id(known) in self._node_of:
+            return tensor
+        source = self.constant(tensor)
+        info = op_info(torch.ops.aten.lift_fresh_copy.default)
+        out = torch.empty_strided(tensor.size(), tensor.stride(), dtype=tensor.dtype, device="meta")
+        self._append(torch.ops.aten.lift_fresh_copy.default, info, (source,), {}, out)
+        return out
+
+    def _before_metadata_change(self, func: Any, args: Any) -> None:
+        """Keep what earlier nodes say of a tensor true when its sizes are about to change in place."""
+        node = self.node(args[0])
+        twin = self.twin(args[0])
+        if self.twins.user(twin) is not twin:
+            raise CaptureError(
+                f"{self.here()}: {_user_line()} changes the shape of a tensor of the model in place ({func}); "
+                "change the shape of a view instead (without the trailing underscore)"
+            )
+        node.meta["val"] = torch.ops.aten.alias.default(twin)
+        self.twins.keep.append(twin)
+
+    def _append(self, func: Any, info: OpInfo, args: Any, kwargs: Any, out: Any) -> Node:
+        node = self.add(self.graph.call_function(func, args, kwargs), out)
+        for position, name in info.writes:
+            written = args[position] if position < len(args) else kwargs.get(name)
+            for target in written if isinstance(written, (list, tuple)) else (written,):
+                if isinstance(target, Node):
+                    self.values.note_write(node, target.meta["storage"])
+        if isinstance(out, torch.Tensor):
+            self._node_of[id(out)] = node
+        elif isinstance(out, (list, tuple)):
+            for i, part in enumerate(out):
+                if isinstance(part, torch.Tensor) and (info.writes or id(part) not in self._node_of):
+                    item = self.graph.call_function(operator.getitem, (node, i))
+                    self._node_of[id(part)] = self.add(item, part)
+        return node
+
+    def _as_users(self, out: Any) -> Any:
+        if isinstance(out, torch.Tensor):
+            return self.twins.user(out)
+        return type(out)(map(self.twins.user, out)) if type(out) in (list, tuple) else out
+
+    # --- nodes -----------------------------------------------------------------------------------------------------
+
+    def add(self, node: Node, value: Any) -> Node:
+        """Note a new node with its value, place and storage."""
+        return self._note(node, value, self._storage(value))
+
+    def _note(self, node: Node, value: Any, storage: Any) -> Node:
+        node.meta = {"val": value, "module_path": self.stack[-1][0], "storage": storage}
+        self.values.order[node] = len(self.nodes)
+        self.nodes.append(node)
+        return node
+
+    def _storage(self, value: Any) -> Any:
+        if isinstance(value, torch.Tensor):
+            return self.twins.number(value)
+        return tuple(map(self._storage, value)) if isinstance(value, (list, tuple)) else None
+
+    def known(self, tensor: torch.Tensor) -> Node | None:
+        """The node that made this tensor last, if it has been met."""
+        return self._node_of.get(id(self.twins.of(tensor)))
+
+    def node(self, tensor: torch.Tensor) -> Node:
+        """The node that made this tensor last; a tensor met for the first time becomes an attribute of the graph."""
+        return self.known(tensor) or (self.repeats and self.repeats.unseal(tensor)) or self.attribute(tensor)
+
+    def twin(self, tensor: torch.Tensor) -> torch.Tensor:
+        """The meta twin of a tensor that has a node; itself if it was made while recording."""
+        if id(tensor) in self._untwinned:
+            self._untwinned.discard(id(tensor))
+            twin = self.twins.make(tensor)
+            self._node_of[id(twin)] = self._node_of.pop(id(tensor))
+            return twin
+        return self.twins.of(tensor)
+
+    def storage_number(self, tensor: torch.Tensor) -> int:
+        """The number of a tensor's storage, met before or not."""
+        twin = self.twins.of(tensor)
+        is_met = twin is not tensor or (id(tensor) in self._node_of and id(tensor) not in self._untwinned)
+        if is_met or (self.repeats and self.repeats.unseal(tensor)):
+            return self.twins.number(twin)
+        return self.twins.number_of_user(tensor)
+
+    def bind(self, tensor: torch.Tensor, node: Node) -> None:
+        """Say that `node` made `tensor` last."""
+        twin = self.twins.of(tensor)
+        self._node_of[id(twin)] = node
+        self.twins.keep.append(twin)
+
+    def unbind(self, address: int) -> Node | None:
+        """Forget which node made the meta tensor of this `id`."""
+        return self._node_of.pop(address, None)
+
+    def attribute(self, tensor: torch.Tensor, name: str | None = None, like: Node | None = None) -> Node:
+        """A get_attr node for a parameter, a buffer or any other tensor from outside the recording.
+
+        With `like`, a node of the same shape, its value is shared and a twin is made only when it is needed.
+        """
+        return self._get_attr(tensor, self.names.tensor(tensor) or name or self._attribute_name(tensor), like)
+
+    def constant(self, tensor: torch.Tensor) -> Node:
+        """A get_attr node of its own for a constant that the code makes anew each time."""
+        node = self._get_attr(tensor, self.names.unique("_tensor_constant"), None)
+        self.constants.add(node)
+        return node
+
+    def _get_attr(self, tensor: torch.Tensor, target: str, like: Node | None) -> Node:
+        node = self.graph.create_node("get_attr", target)
+        if like is None:
+            with self.paused():
+                value = key = self.twins.make(tensor)
+            number = self.twins.number(value)
+        else:
+            value, key, number = like.meta["val"], tensor, self.twins.number_of_user(tensor)
+            self._untwinned.add(id(tensor))
+            self.twins.keep.append(tensor)
+        self._note(node, value, number)
+        node.meta["role"] = "weight" if isinstance(tensor, torch.nn.Parameter) else "state"
+        self._note_real(node, tensor)
+        is_constant = target.startswith("_tensor_constant")
+        self._attributes[target] = value if is_constant and self.home.type == "meta" else tensor
+        self._node_of[id(key)] = node
+        self.tensor_of[node] = tensor
+        return node
+
+    def _attribute_name(self, tensor: torch.Tensor) -> str:
+        for path, module in reversed(self.stack):
+            name = attribute_name(module, tensor) if module is not None else None
+            if name is not None:
+                return self.names.unique(f"{path}.{name}" if path else name)
+        return self.names.unique("parameter" if isinstance(tensor, torch.nn.Parameter) else "tensor")
+
+    def placeholder(self, tensor: torch.Tensor, twin: torch.Tensor, name: str, role: str) -> None:
+        """An input of the graph."""
+        node = self.add(self.graph.placeholder(name), twin)
+        node.meta["role"] = "weight" if isinstance(tensor, torch.nn.Parameter) else role
+        node.meta["input"] = name
+        self._note_real(node, tensor)
+        self._node_of[id(twin)] = node
+
+    def _note_real(self, node: Node, tensor: torch.Tensor) -> None:
+        if tensor.device.type != "meta":
+            self.values.real[node] = tensor
+
+    # --- modules ---------------------------------------------------------------------------------------------------
+
+    def call_module(
+        self, call: Callable[..., Any], module: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Any:
+        """Run a module's call within its path, or copy what an earlier one like it did."""
+        path = self.names.module(module)
+        if path is None:
+            for new in self.names.add_stranger(module):
+                self.saved.module(new)
+            path = self.names.module(module) or ""
+        self.stack.append((path, module))
+        try:
+            if self.repeats is not None:
+                return self.repeats.call(call, module, args, kwargs)
+            return call(module, *args, **kwargs)
+        except Exception as error:
+            if self._failed is None or self._failed[0] is not error:
+                self._failed = (error, path, module)
+            raise
+        finally:
+            self.stack.pop()
+
+    def where(self, error: BaseException) -> str:
+        """The innermost module that raised `error`, for a message."""
+        if self._failed is not None and self._failed[0] is error:
+            return readable(self._failed[1], self._failed[2], self.name)
+        return self.name
+
+    def here(self) -> str:
+        """The module that is running, for a message."""
+        return readable(*self.stack[-1], self.name)
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """Within this, operators run without being recorded."""
+        with without_dispatch():
+            yield
+
+    # --- the end ---------------------------------------------------------------------------------------------------
+
+    def finish(self, result: Any) -> GraphModule:
+        """Close the graph with the tensors of the result, in order, and attach the tensors it refers to."""
+        outputs = tuple(self.node(tensor) for _, tensor in state.tensors(result))
+        node = self.graph.output(outputs)
+        node.meta = {
+            "val": tuple(n.meta["val"] for n in outputs),
+            "module_path": "",
+            "storage": tuple(n.meta["storage"] for n in outputs),
+        }
+        return lazy_graph_module(self._attributes, self.graph, self.name)
+
+
+_OURS = (os.path.dirname(torch.__file__) + os.sep, os.path.dirname(__file__) + os.sep)
+
+
+def _user_line() -> str:
+    """`file:line` of the innermost line of Python that is neither torch's nor ours."""
+    frame = sys._getframe(1)
+    while frame is not None and frame.f_code.co_filename.startswith(_OURS):
+        frame = frame.f_back  # type: ignore[assignment]
+    return f"{frame.f_code.co_filename}:{frame.f_lineno}" if frame is not None else "the code"

@@ -1,0 +1,238 @@
+"""The command line: a thin door. It reads options, calls the profiler, and writes what a report makes of the result."""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+import sys
+import threading
+import traceback
+import warnings
+from collections.abc import Iterator
+from typing import Any
+
+import click
+
+from . import __version__
+from .errors import ChipError, InputError, RegflatError
+from .units import format_si
+
+_PHASES = ("prefill", "decode", "encode", "forward")
+_GROUPINGS = ("op", "kernel", "module", "layer")
+_FORMATS = ("table", "json", "csv")
+_PATIENCE_S = 2.0
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, "--version", prog_name="regflat", message="%(prog)s %(version)s")
+def main() -> None:
+    """What a PyTorch model costs on a chip: latency, energy and memory traffic, without running it."""
+
+
+@contextlib.contextmanager
+def _one_sentence(verbose: bool = False) -> Iterator[None]:
+    """Turn errors into one line on stderr and an exit code; the traceback only for `verbose`."""
+    try:
+        yield
+    except (click.ClickException, click.exceptions.Exit, click.Abort):
+        raise
+    except RegflatError as error:
+        message, code = str(error), error.exit_code
+    except Exception as error:
+        detail = " ".join(str(error).split())
+        message = f"unexpected {type(error).__name__}: {detail}; this is a bug, please report it with the output of -v"
+        code = 1
+    else:
+        return
+    if verbose:
+        traceback.print_exc()
+    click.echo(f"regflat: {message}", err=True)
+    raise click.exceptions.Exit(code)
+
+
+@main.command()
+@click.argument("model")
+@click.option("--phase", type=click.Choice(_PHASES), help="What to price; by default what the model is made for.")
+@click.option("--batch", type=int, default=1, show_default=True, help="Sequences or images at a time.")
+@click.option("--seq-len", type=int, help="Tokens a sequence.")
+@click.option("--context", type=int, help="Tokens already in the KV cache, for --phase decode.")
+@click.option("--chip", "chips", multiple=True, help="A name that `regflat chips` lists, or a chip file; repeatable.")
+@click.option("--dtype", help="Data type of weights and activations; by default the checkpoint's own.")
+@click.option("--kv-dtype", help="Data type of the KV cache; by default that of the activations.")
+@click.option("--by", type=click.Choice(_GROUPINGS), default="layer", show_default=True, help="A row for each.")
+@click.option("--expand", is_flag=True, help="Show each of the repeated layers.")
+@click.option("--format", "format_", type=click.Choice(_FORMATS), default="table", show_default=True)
+@click.option("-o", "--output", type=click.Path(), help="Write to this file instead of the terminal.")
+@click.option("--sort-by", help="latency, energy, flops, traffic, utilization, ...; by default in order of execution.")
+@click.option("--row-limit", type=int, help="Show so many rows, and the sum of the others.")
+@click.option("--strict", is_flag=True, help="Refuse a model that does not fit or has an operator without a formula.")
+@click.option("--trust-remote-code", is_flag=True, help="Let a hub model bring its own Python code.")
+@click.option("-q", "--quiet", is_flag=True, help="No progress, no warnings.")
+@click.option("-v", "--verbose", is_flag=True, help="Wide tables, versions, and tracebacks of errors.")
+def profile(model: str, verbose: bool, **options: Any) -> None:
+    """Price MODEL on one or more chips.
+
+    MODEL is a name that `regflat models` lists, a folder with a config.json, a Hugging Face hub id, or module:factory.
+    """
+    with _one_sentence(verbose):
+        text = _profile(model, verbose, **options)
+    if options["output"] in (None, "-"):
+        click.echo(text, nl=False)
+        return
+    from .report.files import write
+
+    with _one_sentence(verbose):
+        write(options["output"], text)
+
+
+def _profile(model: str, verbose: bool, **options: Any) -> str:
+    """Check what is cheap to check, do the work, render it."""
+    for name in ("batch", "seq_len", "context", "row_limit"):
+        _check_positive(f"--{name.replace('_', '-')}", options[name])
+    layout = {name: options[name] for name in ("by", "expand", "sort_by", "row_limit")}
+    _check_layout(options["sort_by"], options["output"])
+    with _waiting(f"profiling {model}", options["quiet"]), _warnings(options["quiet"]):
+        from .profiler import profile_model
+
+        prof = profile_model(
+            model,
+            phase=options["phase"],
+            batch=options["batch"],
+            seq_len=options["seq_len"],
+            context=options["context"],
+            chips=list(options["chips"]) or ["h100-sxm"],
+            dtype=options["dtype"],
+            kv_dtype=options["kv_dtype"],
+            strict=options["strict"],
+            trust_remote_code=options["trust_remote_code"],
+        )
+    from .report import render
+
+    if options["format_"] == "table":
+        return render(prof.result, "table", **layout, wide=verbose, width=_width(options["output"]))
+    return render(prof.result, options["format_"], **layout)
+
+
+def _check_positive(option: str, value: int | None) -> None:
+    if value is not None and value < 1:
+        raise InputError(f"{option} is {value}; it must be 1 or more")
+
+
+def _check_layout(sort_by: str | None, output: str | None) -> None:
+    """Refuse before the work starts what would fail after it."""
+    from .report.files import check_writable
+    from .report.rows import check_sort_key
+
+    if sort_by is not None:
+        check_sort_key(sort_by)
+    if output not in (None, "-"):
+        check_writable(str(output))
+
+
+def _width(output: str | None) -> int:
+    """The terminal's width; a report's own where the text goes elsewhere."""
+    from .report.text import WIDTH
+
+    if output in (None, "-") and sys.stdout.isatty():
+        return shutil.get_terminal_size((WIDTH, 24)).columns
+    return WIDTH
+
+
+@contextlib.contextmanager
+def _warnings(quiet: bool) -> Iterator[None]:
+    with warnings.catch_warnings():
+        if quiet:
+            warnings.simplefilter("ignore")
+        yield
+
+
+@contextlib.contextmanager
+def _waiting(what: str, quiet: bool) -> Iterator[None]:
+    """Show on a terminal that work goes on, once it has taken some seconds."""
+    if quiet or not sys.stderr.isatty():
+        yield
+        return
+    done = threading.Event()
+    shown = threading.Thread(target=_tick, args=(what, done), daemon=True)
+    shown.start()
+    try:
+        yield
+    finally:
+        done.set()
+        shown.join()
+
+
+def _tick(what: str, done: threading.Event) -> None:
+    if done.wait(_PATIENCE_S):
+        return
+    from tqdm import tqdm
+
+    with tqdm(desc=what, bar_format="{desc}, {elapsed}", leave=False, file=sys.stderr) as bar:
+        while not done.wait(0.5):
+            bar.refresh()
+
+
+@main.command()
+@click.argument("name", required=False)
+@click.option("-v", "--verbose", is_flag=True, help="Tracebacks of errors.")
+def chips(name: str | None, verbose: bool) -> None:
+    """List the chips that ship and those on REGFLAT_CHIP_PATH, or show every number of chip NAME with its source."""
+    with _one_sentence(verbose):
+        from .hardware import library
+
+        click.echo(library.describe(library.load(name)) if name else _chip_table())
+
+
+def _chip_table() -> str:
+    from .hardware import library
+
+    rows = []
+    for name in library.names():
+        try:
+            rows.append(library.summary(library.load(name)))
+        except ChipError as error:  # one broken private file must not hide the others
+            click.echo(f"regflat: {error}", err=True)
+    return _listing([_one_peak(row) for row in rows])
+
+
+def _one_peak(row: dict[str, str]) -> dict[str, str]:
+    """`peak bf16: 989 TFLOP/s` to `peak: 989 TFLOP/s bf16`, so that chips of different types share a column."""
+    return {
+        "peak" if key.startswith("peak ") else key: f"{value} {key[5:]}" if key.startswith("peak ") else value
+        for key, value in row.items()
+    }
+
+
+@main.command()
+@click.argument("name", required=False)
+@click.option("-v", "--verbose", is_flag=True, help="Tracebacks of errors.")
+def models(name: str | None, verbose: bool) -> None:
+    """List the models that ship, or show the configuration of model NAME."""
+    with _one_sentence(verbose):
+        click.echo(_model_facts(name) if name else _model_table())
+
+
+def _model_table() -> str:
+    from .models import describe, names
+
+    shown = ("name", "kind", "architecture", "layers", "hidden", "heads", "kv_heads", "experts", "dtype", "positions")
+    rows = []
+    for facts in map(describe, names()):
+        row = {key: "" if facts[key] is None else str(facts[key]) for key in shown}
+        rows.append({**row, "parameters": format_si(facts["parameters"], "")})
+    return _listing(rows)
+
+
+def _model_facts(name: str) -> str:
+    from tabulate import tabulate
+
+    from .models import describe
+
+    facts = [(key.replace("_", " "), str(value)) for key, value in describe(name).items() if value not in (None, "")]
+    return tabulate(facts, tablefmt="plain", disable_numparse=True)
+
+
+def _listing(rows: list[dict[str, str]]) -> str:
+    from tabulate import tabulate
+
+    return tabulate(rows, headers="keys", tablefmt="simple", disable_numparse=True)

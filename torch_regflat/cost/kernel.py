@@ -1,0 +1,141 @@
+"""From traffic to latency, energy and power, for every [kernel, chip, tile, split] at once.
+
+No transcendental functions: additions, products, divisions, roots by `sqrt` and by a fixed number of Newton steps, so
+that vector bodies and scalar tails agree and the same input gives the same bits at any thread count.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from .chip_tensors import ChipTensors, RateTensors
+from .shapes import KernelTensors
+
+_NEWTON_STEPS = 30
+_MAX_STRETCH = 64.0
+_TINY = 1e-30
+"""Seconds below which times count as nothing, so that ratios stay finite."""
+
+
+@dataclass(frozen=True)
+class Movement:
+    """What a memory system says of each mapping; every tensor broadcasts to `[kernel, chip, tile, split]`, and is kept as small as what it depends on.
+
+    `read_bytes` and `write_bytes` run over the chip's levels, nearest the engines first. `core_s` are the seconds each
+    on-chip resource needs at the nominal clock, `external_s` those of the external memory, `overhead_s` what cannot
+    overlap with either. `operand_far_bytes` splits the external traffic by operand position.
+    """
+
+    read_bytes: tuple[Tensor, ...]
+    write_bytes: tuple[Tensor, ...]
+    core_s: dict[str, Tensor]
+    external_s: Tensor
+    overhead_s: Tensor
+    operand_far_bytes: tuple[Tensor, ...]
+    legal: Tensor
+
+
+@dataclass(frozen=True)
+class Cost:
+    """The price of each mapping, `[kernel, chip, tile, split]`: seconds, joules, and how much power slowed the clock."""
+
+    latency_s: Tensor
+    core_s: Tensor
+    external_s: Tensor
+    overhead_s: Tensor
+    stretch: Tensor
+    level_energy_j: tuple[Tensor, ...]
+    compute_energy_j: Tensor
+    unattributed_energy_j: Tensor
+    static_energy_j: Tensor
+    energy_j: Tensor
+
+
+def evaluate(move: Movement, kernels: KernelTensors, chip: ChipTensors, rates: RateTensors, overlap: str) -> Cost:
+    """Price mappings.
+
+    Latency is `overhead + combine(core times, external time)`, where `overlap` says how well the parts hide each
+    other: "max" (perfectly), "soft" (a 4-norm) or "sum" (not at all). Where dynamic power would pass what the board
+    allows for it, the core clock falls: dynamic power of the cores goes as f^3 (voltage
+    follows frequency), so their times stretch by s and their energy shrinks by s^2; external memory keeps its clock.
+    """
+    level_energy = [
+        (read * level.read_energy + write * level.write_energy) * 8.0
+        for read, write, level in zip(move.read_bytes, move.write_bytes, chip.levels, strict=True)
+    ]
+    vector_flops = kernels.vector_ops + kernels.special_ops
+    compute = kernels.work * rates.energy + vector_flops * chip.vector_energy
+    far_bits = (move.read_bytes[-1] + move.write_bytes[-1]) * 8.0
+    extra_flop = kernels.work * chip.unattributed_flop + vector_flops * chip.unattributed_vector_flop
+    extra_bit = far_bits * chip.unattributed_bit
+    core_energy = _total(level_energy[:-1]) + compute + extra_flop
+    far_energy = level_energy[-1] + extra_bit
+
+    core = list(move.core_s.values())
+    nominal = combine([*core, move.external_s], overlap) + move.overhead_s
+    stretch, wait = _throttle(core_energy, far_energy, nominal, chip.dynamic_power)
+    slowed = [t * stretch for t in core]
+    core_s = combine(slowed, overlap)
+    latency = torch.maximum(combine([*slowed, move.external_s], overlap) + move.overhead_s, wait)
+
+    scale = 1.0 / (stretch * stretch)
+    level_energy[:-1] = [e * scale for e in level_energy[:-1]]
+    compute, unattributed = compute * scale, extra_flop * scale + extra_bit
+    static = latency * chip.static_power
+    return Cost(
+        latency_s=latency,
+        core_s=core_s,
+        external_s=move.external_s,
+        overhead_s=move.overhead_s,
+        stretch=stretch,
+        level_energy_j=tuple(level_energy),
+        compute_energy_j=compute,
+        unattributed_energy_j=unattributed,
+        static_energy_j=static,
+        energy_j=_total(level_energy) + compute + unattributed + static,
+    )
+
+
+def combine(times: list[Tensor], overlap: str) -> Tensor:
+    """Seconds of parts that run side by side: "max", "soft" (4-norm, smooth like real overlap) or "sum"."""
+    result = times[0]
+    if overlap == "sum":
+        return _total(times)
+    for time in times[1:]:
+        result = torch.maximum(result, time)
+    if overlap == "max":
+        return result
+    top = torch.clamp(result, min=_TINY)
+    powers = _total([_square(_square(time / top)) for time in times])
+    return torch.where(result > _TINY, top * torch.sqrt(torch.sqrt(powers)), result)
+
+
+def _throttle(core_j: Tensor, far_j: Tensor, seconds: Tensor, budget_w: Tensor) -> tuple[Tensor, Tensor]:
+    """How much slower the cores must run (>= 1), and the least time the external memory's own energy allows."""
+    safe = torch.clamp(seconds, min=_TINY)
+    left = torch.clamp(budget_w - far_j / safe, min=budget_w * 0.05)
+    over = (core_j / safe) / left
+    return torch.clamp(cube_root(torch.clamp(over, min=1.0, max=_MAX_STRETCH**3)), min=1.0), far_j / budget_w
+
+
+def cube_root(x: Tensor) -> Tensor:
+    """The cube root of x >= 1 by Newton's method: basic operations only, so every lane rounds alike."""
+    y = torch.sqrt(x)
+    for _ in range(_NEWTON_STEPS):
+        y = (y + y + x / (y * y)) / 3.0
+    return torch.where(x == 1.0, torch.ones_like(y), y)
+
+
+def _square(x: Tensor) -> Tensor:
+    return x * x
+
+
+def _total(parts: list[Tensor]) -> Tensor:
+    """A sum in written order (torch.sum may change its order with the number of threads)."""
+    result = parts[0]
+    for part in parts[1:]:
+        result = result + part
+    return result

@@ -1,0 +1,1 @@
+"""Hardware and software descriptions as validated data. Nothing here imports torch."""

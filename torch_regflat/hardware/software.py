@@ -1,0 +1,168 @@
+"""What a library or compiler makes of a chip: its menu of kernels and its losses. Never a property of a chip."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, Field, ValidationError, model_validator
+
+from ..errors import ChipError, near
+from .chip import Chip, Engine, Number, Share
+from .library import read_toml
+from .quantity import Frozen, Measures, Quantity, check_sources, quantities
+from .validation import explain
+
+Cycles = Annotated[Quantity, Measures(("cycles", "time"), zero=True)]
+Efficiency = Annotated[Quantity, Measures(("number",), at_most=1.0)]
+Positive = Annotated[Quantity, Measures(("number",))]
+
+_SHIPPED = Path(__file__).parent / "softwares"
+
+
+def _positive(value: Any) -> Any:
+    for item in value:
+        for size in item if isinstance(item, tuple) else (item,):
+            if size < 1:
+                raise ValueError(f"{size} is not a size; sizes are whole numbers from 1 on")
+    return value
+
+
+Tiles = Annotated[tuple[tuple[int, int], ...], AfterValidator(_positive)]
+Sizes = Annotated[tuple[int, ...], AfterValidator(_positive)]
+
+
+class Menu(Frozen):
+    """The kernels a library has for matrix products; an empty list leaves that choice free.
+
+    `tiles` are the (m, n) that one block computes, `wide_tiles` those it has in addition where the matrix engine
+    takes its operands from memory, `k` the depth of one step, `split_k` the ways to divide k over blocks.
+    """
+
+    tiles: Tiles = ()
+    wide_tiles: Tiles = ()
+    k: Sizes = ()
+    split_k: Sizes = (1,)
+    source: str
+    kind: Literal["datasheet", "measured", "paper", "fit", "estimate"]
+    note: str = ""
+
+
+class Software(Frozen):
+    """Losses and habits of a library or mapper.
+
+    - `issue_efficiency`: share of the peak a matrix engine sustains inside a long kernel
+    - `memory_efficiency`, `l2_efficiency`: share of datasheet external, of measured L2 bandwidth that is reached
+    - `prologue`: once a wave of blocks; `split_cost`: once a kernel that splits k
+    - `launch_ratio`: time floor of a small kernel as a multiple of the chip's `launch_gap_graph`
+    - `residency_share`: share of the last on-chip level that counts as holding data between kernels
+    - `overlap`: how arithmetic and transfers combine: added, a p-norm with `overlap_exponent`, or the maximum
+    - `wave_softness`: 0 rounds waves of blocks up to whole ones, 1 not at all
+    - `energy_clock_exponent`: dynamic power goes with the clock to this power when a power limit lowers it
+    - `power_reserve_share`: share of board power not for switching, used when the chip states no `dynamic_share`
+    - `feed_cycles_ratio`, `feed_energy_ratio`: what feeding a matrix engine through registers costs, in clocks of
+      the shared memory and as a factor on energy. The factor is for energies scaled from other chips: a measured
+      `unattributed_flop` of a register-fed chip contains it already
+    """
+
+    schema_: Literal[1] = Field(alias="schema")
+    name: str = Field(min_length=1)
+    title: str
+    description: str = ""
+    menu: Menu
+    issue_efficiency: Efficiency
+    memory_efficiency: Efficiency
+    l2_efficiency: Positive
+    prologue: Cycles
+    split_cost: Cycles
+    launch_ratio: Number
+    residency_share: Share
+    overlap: Literal["sum", "soft", "max"]
+    overlap_exponent: Positive | None = None
+    wave_softness: Share
+    energy_clock_exponent: Positive
+    power_reserve_share: Share
+    feed_cycles_ratio: Number
+    feed_energy_ratio: Positive
+    sources: dict[str, str] = Field(default_factory=dict)
+
+    @classmethod
+    def from_dict(cls, data: dict[str, Any], where: str = "software", *, replacing: bool = False) -> Software:
+        """Validate the contents of a software file; `where` begins the message of the `ChipError` it may raise."""
+        try:
+            return cls.model_validate(data, context={"replacing": replacing})
+        except ValidationError as error:
+            raise ChipError(explain(error, data, cls, where)) from None
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Software:
+        if self.overlap == "soft" and self.overlap_exponent is None:
+            raise ValueError('overlap = "soft" needs overlap_exponent')
+        check_sources(self, self.sources)
+        if self.menu.source not in self.sources and " " not in self.menu.source:
+            raise ValueError(f"menu: source {self.menu.source!r} is not a key of [sources]")
+        return self
+
+    @property
+    def tiles(self) -> tuple[tuple[int, int], ...]:
+        """(m, n) tiles that any engine has; empty where the choice is free."""
+        return self.menu.tiles
+
+    @property
+    def tile_k(self) -> tuple[int, ...]:
+        """Depths of one step; empty where the choice is free."""
+        return self.menu.k
+
+    @property
+    def split_k(self) -> tuple[int, ...]:
+        """Ways to divide k over blocks; (1,) where it is never divided."""
+        return self.menu.split_k
+
+    def tiles_for(self, engine: Engine | None) -> tuple[tuple[int, int], ...]:
+        """(m, n) tiles for a matrix engine; the wide ones only where operands come from memory."""
+        wide = engine is not None and engine.feed == "memory"
+        return self.menu.tiles + self.menu.wide_tiles if wide else self.menu.tiles
+
+    def dynamic_power_w(self, chip: Chip) -> float:
+        """Watts that switching may draw on `chip`: the chip's own share, else what this software's fit reserves."""
+        if chip.power.dynamic_share is not None:
+            return chip.dynamic_power_w
+        return chip.power.limit.value * (1.0 - self.power_reserve_share.value)
+
+    def quantities(self) -> Iterable[tuple[str, Quantity]]:
+        """Every number with its path."""
+        return quantities(self)
+
+
+def names() -> list[str]:
+    """Names of the software that ships."""
+    return sorted(path.stem for path in _SHIPPED.glob("*.toml"))
+
+
+def load(name_or_path: str | Path | Software) -> Software:
+    """Load software by name (`cuda-libraries`) or by the path of a TOML file. A `Software` passes through."""
+    if isinstance(name_or_path, Software):
+        return name_or_path
+    text = str(name_or_path)
+    if text.endswith(".toml"):
+        path = Path(text).expanduser()
+        if not path.is_file():
+            raise ChipError(f"software file {text}: there is no such file; known are {', '.join(names())}")
+        return Software.from_dict(read_toml(path), path.name)
+    if text.strip().lower() not in names():
+        hint = near(text, names()) or f"; known are {', '.join(names())}"
+        raise ChipError(f"unknown software {text!r}{hint}")
+    return _shipped(text.strip().lower())
+
+
+def for_chip(chip: Chip) -> Software:
+    """The software a chip's file names."""
+    return load(chip.software)
+
+
+@functools.cache
+def _shipped(name: str) -> Software:
+    path = _SHIPPED / f"{name}.toml"
+    return Software.from_dict(read_toml(path), path.name)

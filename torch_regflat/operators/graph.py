@@ -1,0 +1,70 @@
+"""What the nodes of an fx graph tell: storages, roles, module paths, routing; recorded or worked out."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import fx
+
+from ..workload import Role
+
+
+def storage_ids(storage: Any) -> list[int]:
+    if isinstance(storage, int):
+        return [storage]
+    return [s for s in storage if s is not None] if storage else []
+
+
+def storages_of(node: fx.Node, number: Any = None) -> list[int]:
+    """Ids of the storages of a node's tensors; `number(node, tensor)` gives those that the graph does not."""
+    known = node.meta.get("storage")
+    if known is None and number is not None:
+        val = node.meta.get("val")
+        if isinstance(val, torch.Tensor):
+            known = node.meta["storage"] = number(node, val)
+        elif isinstance(val, (list, tuple)):
+            known = tuple(number(node, t) if isinstance(t, torch.Tensor) else None for t in val)
+            node.meta["storage"] = known
+    return storage_ids(known)
+
+
+def role_of(node: fx.Node) -> Role:
+    """What a placeholder or attribute is: as recorded, else a parameter is a weight and an attribute state."""
+    role: Role | None = node.meta.get("role")
+    if role is not None:
+        return role
+    if isinstance(node.meta.get("val"), torch.nn.Parameter):
+        return "weight"
+    if node.op == "placeholder":
+        return "activation"
+    owner: Any = node.graph.owning_module
+    for part in str(node.target).split("."):
+        owner = getattr(owner, part, None)
+    return "weight" if isinstance(owner, torch.nn.Parameter) else "state"
+
+
+def path_of(node: fx.Node) -> str:
+    """The dotted path of the innermost module that ran a node, from the recorder or from `nn_module_stack`."""
+    path = node.meta.get("module_path")
+    if path is not None:
+        return str(path)
+    stack = node.meta.get("nn_module_stack")
+    if not stack:
+        return ""
+    innermost = list(stack.values())[-1]
+    path = str(innermost[0] if isinstance(innermost, tuple) else innermost)
+    return path.removeprefix("L['self']").removeprefix(".")
+
+
+def experts_per_token(node: fx.Node, limit: int = 64) -> int | None:
+    """How many experts a token picks: k of the topk nearest above the offsets of a grouped product."""
+    queue = [arg for arg in (*node.args[2:3], node.kwargs.get("offs")) if isinstance(arg, fx.Node)]
+    for step in range(limit):
+        if step >= len(queue):
+            return None
+        current = queue[step]
+        if getattr(current.target, "overloadpacket", None) is torch.ops.aten.topk and isinstance(current.args[1], int):
+            return current.args[1]
+        queue += [n for n in current.all_input_nodes if n not in queue]
+    return None

@@ -1,0 +1,364 @@
+"""What a profile says, as plain SI data: seconds, joules, bytes. Nothing here knows torch, a chip file or a format.
+
+`Result` holds one `ChipResult` a chip. Both convert to and from plain dictionaries without loss, with every key
+ending in its unit. Rows for people (a row a layer, a module, a kernel, an operator) are made by `ChipResult.rows`.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from .errors import InputError, ResultError, near
+from .plain import build, plain
+
+SCHEMA = 1
+GroupBy = Literal["op", "kernel", "module", "layer"]
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """One operation inside a kernel, with the share of the kernel's time and energy charged to it (shares sum to 1)."""
+
+    target: str
+    path: str
+    share: float
+    flops: int
+    executed_flops: float
+    shapes: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class KernelCost:
+    """One kernel as scheduled. `latency_s` is its exclusive share of the makespan, so kernels sum to the total.
+
+    `traffic_bytes` and `memory_energy_j` are keyed by memory level, `operand_bytes` by operand role (external
+    traffic only). `busy_s` names every resource with the time it alone would need; the largest is `bound_by`.
+    """
+
+    name: str
+    path: str
+    parts: tuple[Part, ...]
+    latency_s: float
+    start_s: float
+    flops: int
+    executed_flops: float
+    vector_ops: float
+    traffic_bytes: dict[str, float]
+    operand_bytes: dict[str, float]
+    memory_energy_j: dict[str, float]
+    compute_energy_j: float
+    static_energy_j: float
+    unattributed_energy_j: float
+    utilization: float
+    bandwidth_utilization: float
+    bound_by: str
+    busy_s: dict[str, float] = field(default_factory=dict)
+    dtype: str = ""
+    mapping: str = ""
+    candidates: int = 1
+    reason: str = ""
+    modelled: bool = True
+
+    @property
+    def energy_j(self) -> float:
+        return math.fsum(
+            (*self.memory_energy_j.values(), self.compute_energy_j, self.static_energy_j, self.unattributed_energy_j)
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class LevelCost:
+    """Traffic and energy of one memory level, nearest the engines first."""
+
+    name: str
+    traffic_bytes: float
+    energy_j: float
+
+
+@dataclass(frozen=True, slots=True)
+class Total:
+    """The whole run on one chip. `utilization` is executed FLOPs over what the engines could have done meanwhile."""
+
+    latency_s: float
+    energy_j: float
+    memory_energy_j: float
+    compute_energy_j: float
+    static_energy_j: float
+    unattributed_energy_j: float
+    flops: int
+    executed_flops: float
+    vector_ops: float
+    utilization: float
+    bandwidth_utilization: float
+    bound_by: str
+    kernels: int
+
+
+@dataclass(frozen=True, slots=True)
+class Coverage:
+    """How much traffic has a formula; `unmodelled` maps operators without one to their share of bytes (0 to 1)."""
+
+    modelled_bytes_share: float = 1.0
+    unmodelled: dict[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Fit:
+    """Does it fit? `needs_bytes` is weights + KV cache + other state + the peak of live activations."""
+
+    fits: bool
+    needs_bytes: int
+    has_bytes: int
+    weights_bytes: int
+    kv_cache_bytes: int
+    activations_bytes: int
+    chips: int = 1
+    """At least so many chips of this kind hold it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """Kernels (or parts of kernels) that belong together, summed.
+
+    `calls` counts operations or kernels for those groupings, and instances of the module (32 for
+    `model.layers.*.mlp`) for the others. `shapes` and `mapping` are given where all members share one.
+    """
+
+    path: str
+    calls: int
+    latency_s: float
+    energy_j: float
+    memory_energy_j: dict[str, float]
+    compute_energy_j: float
+    static_energy_j: float
+    unattributed_energy_j: float
+    flops: int
+    executed_flops: float
+    traffic_bytes: dict[str, float]
+    utilization: float
+    bandwidth_utilization: float
+    bound_by: str
+    share: float
+    shapes: str = ""
+    kernels: int = 0
+    mapping: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class ChipResult:
+    """Everything about one chip."""
+
+    chip: str
+    title: str
+    memory_system: str
+    chip_hash: str
+    evidence: str
+    fit: Fit
+    total: Total
+    coverage: Coverage
+    levels: tuple[LevelCost, ...]
+    kernels: tuple[KernelCost, ...]
+    peak_flops_per_s: float = 0.0
+    notes: tuple[str, ...] = ()
+
+    def rows(self, by: GroupBy = "layer", expand: bool = False) -> list[Row]:
+        """Sum the kernels into rows, in order of first appearance.
+
+        `by="kernel"`: one row a kernel; `"op"`: one a (module, ATen operator); `"module"`: one a module that itself
+        runs operations; `"layer"`: one a child of a repeated block (`model.layers.*.mlp`), else a top-level part.
+        Unless `expand`, members of repeated blocks are summed (`*` in place of the index).
+        """
+        return group(self, by, expand)
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """A profile of one model and phase on one or more chips."""
+
+    model: str
+    phase: str
+    chips: tuple[ChipResult, ...]
+    inputs: str = ""
+    dtype: str = ""
+    batch: int | None = None
+    seq_len: int | None = None
+    context: int | None = None
+    model_version: str = ""
+    versions: dict[str, str] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data, lossless: `Result.from_dict(r.to_dict()) == r`, also after a trip through JSON.
+
+        Raises `ResultError` on a number that is not finite, naming its field.
+        """
+        return {"schema": SCHEMA, **plain(self, "profile")}
+
+    @classmethod
+    def from_dict(cls, data: dict[str, Any]) -> Result:
+        """Read back what `to_dict` gave. Raises `ResultError` on a foreign or newer schema, naming the field."""
+        if not isinstance(data, dict) or "schema" not in data:
+            raise ResultError("this is not a saved profile: it has no 'schema' field; save one with Profile.save()")
+        if data["schema"] != SCHEMA or isinstance(data["schema"], bool):
+            raise ResultError(
+                f"this profile has schema {data['schema']!r}, this version reads schema {SCHEMA}; "
+                "use the torch_regflat that wrote it, or profile again"
+            )
+        built: Result = build(cls, {k: v for k, v in data.items() if k != "schema"}, "profile")
+        return built
+
+
+_Member = tuple[int, KernelCost, Part | None]
+"""A kernel's position, the kernel, and the part of it that is meant (None: all of it)."""
+
+
+def group(result: ChipResult, by: GroupBy, expand: bool = False) -> list[Row]:
+    """See `ChipResult.rows`."""
+    if by not in _KEYS:
+        raise InputError(f"cannot group by {by!r}{near(str(by), _KEYS)}; the groupings are {', '.join(_KEYS)}")
+    lists = different_members(result.kernels)
+    found: dict[str, list[_Member]] = {}
+    instances: dict[str, set[str]] = {}
+    for index, kernel in enumerate(result.kernels):
+        parts: tuple[Part | None, ...] = (None,) if by == "kernel" or not kernel.parts else kernel.parts
+        for part in parts:
+            path, name = (kernel.path, kernel.name) if part is None else (part.path, part.target)
+            collapsed = collapse(path, lists)
+            if by == "layer":
+                collapsed = layer_of(collapsed)
+                path = ".".join(path.split(".")[: collapsed.count(".") + 1])
+            instance = _KEYS[by](path, name)
+            label = instance if expand else _KEYS[by](collapsed, name)
+            found.setdefault(label, []).append((index, kernel, part))
+            instances.setdefault(label, set()).add(instance)
+    by_module = by in ("module", "layer")
+    return [
+        _row(label, members, len(instances[label]) if by_module else len(members), result.total.latency_s)
+        for label, members in found.items()
+    ]
+
+
+@functools.lru_cache(maxsize=65536)
+def collapse(path: str, lists: frozenset[str] = frozenset()) -> str:
+    """Replace the index of repeated layers by a star: `model.layers.3.mlp` becomes `model.layers.*.mlp`.
+
+    Members of the containers named in `lists` (already collapsed names) keep their index.
+    """
+    names: list[str] = []
+    for name in path.split("."):
+        repeated = name.isascii() and name.isdigit() and ".".join(names) not in lists
+        names.append("*" if repeated else name)
+    return ".".join(names)
+
+
+def layer_of(path: str) -> str:
+    """The part of a collapsed module path that a layer table shows: up to one name below the last repeated block."""
+    names = path.split(".")
+    last = max((i for i, name in enumerate(names) if name == "*"), default=0)
+    return ".".join(names[: last + 2])
+
+
+def different_members(kernels: Iterable[KernelCost]) -> frozenset[str]:
+    """Numbered containers that do not repeat a layer, such as `Sequential(Linear, ReLU, Linear)`.
+
+    Their members have no modules of their own, and do not all run the same operators.
+    """
+    targets: dict[str, dict[str, set[str]]] = {}
+    nested: set[str] = set()
+    seen = {(part.path, part.target) for kernel in kernels for part in kernel.parts}
+    for path, target in sorted(seen):
+        names, stars = path.split("."), collapse(path).split(".")
+        for i, name in enumerate(names):
+            if stars[i] == "*":
+                container = ".".join(stars[:i])
+                targets.setdefault(container, {}).setdefault(name, set()).add(target)
+                if i + 1 < len(names):
+                    nested.add(container)
+    return frozenset(
+        container
+        for container, members in targets.items()
+        if container not in nested and any(ran != next(iter(members.values())) for ran in members.values())
+    )
+
+
+_KEYS: dict[GroupBy, Callable[[str, str], str]] = {
+    "op": lambda path, name: f"{path}  {name}".lstrip(),
+    "kernel": lambda path, name: f"{path}  {name}".lstrip(),
+    "module": lambda path, name: path,
+    "layer": lambda path, name: path,
+}
+
+
+def _row(label: str, members: list[_Member], calls: int, total_s: float) -> Row:
+    shares = [1.0 if part is None else part.share for _, _, part in members]
+    kernels = [kernel for _, kernel, _ in members]
+    works = [kernel if part is None else part for _, kernel, part in members]
+    times = [kernel.latency_s * share for kernel, share in zip(kernels, shares, strict=True)]
+    latency = math.fsum(times)
+
+    def charged(amount: Callable[[KernelCost], float]) -> float:
+        return math.fsum(amount(kernel) * share for kernel, share in zip(kernels, shares, strict=True))
+
+    memory = _sum_dicts((k.memory_energy_j, s) for k, s in zip(kernels, shares, strict=True))
+    compute = charged(lambda k: k.compute_energy_j)
+    static = charged(lambda k: k.static_energy_j)
+    unattributed = charged(lambda k: k.unattributed_energy_j)
+    return Row(
+        path=label,
+        calls=calls,
+        latency_s=latency,
+        energy_j=math.fsum((*memory.values(), compute, static, unattributed)),
+        memory_energy_j=memory,
+        compute_energy_j=compute,
+        static_energy_j=static,
+        unattributed_energy_j=unattributed,
+        flops=sum(work.flops for work in works),
+        executed_flops=math.fsum(work.executed_flops for work in works),
+        traffic_bytes=_sum_dicts((k.traffic_bytes, s) for k, s in zip(kernels, shares, strict=True)),
+        utilization=weighted(zip((k.utilization for k in kernels), times, strict=True)),
+        bandwidth_utilization=weighted(zip((k.bandwidth_utilization for k in kernels), times, strict=True)),
+        bound_by=heaviest(zip((k.bound_by for k in kernels), times, strict=True)),
+        share=latency / total_s if total_s else 0.0,
+        shapes=_only(_shapes(kernel, part) for _, kernel, part in members),
+        kernels=len({index for index, _, _ in members}),
+        mapping=_only(kernel.mapping for kernel in kernels),
+    )
+
+
+def _shapes(kernel: KernelCost, part: Part | None) -> str:
+    if part is not None:
+        return part.shapes
+    return kernel.parts[0].shapes if kernel.parts else ""
+
+
+def _only(values: Iterable[str]) -> str:
+    """The one value that is given, or nothing if there are several."""
+    found = set(values) - {""}
+    return found.pop() if len(found) == 1 else ""
+
+
+def weighted(pairs: Iterable[tuple[float, float]]) -> float:
+    """Mean of (value, weight) pairs; 0 where there is no weight."""
+    listed = list(pairs)
+    weight = math.fsum(w for _, w in listed)
+    return math.fsum(v * w for v, w in listed) / weight if weight else 0.0
+
+
+def heaviest(pairs: Iterable[tuple[str, float]]) -> str:
+    """The name with the largest summed weight; ties go by name."""
+    sums: dict[str, list[float]] = {}
+    for name, weight in pairs:
+        sums.setdefault(name, []).append(weight)
+    return max(sums, key=lambda name: (math.fsum(sums[name]), name), default="")
+
+
+def _sum_dicts(scaled: Iterable[tuple[dict[str, float], float]]) -> dict[str, float]:
+    terms: dict[str, list[float]] = {}
+    for values, factor in scaled:
+        for key, value in values.items():
+            terms.setdefault(key, []).append(value * factor)
+    return {key: math.fsum(values) for key, values in terms.items()}

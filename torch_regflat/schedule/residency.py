@@ -1,0 +1,158 @@
+"""Which tensors lie on chip when a kernel starts, and which need not leave it.
+
+A cache keeps what was touched last: a read hits if no more than its budget was touched since. A register-flat memory
+is managed: it keeps the tensors whose next use comes soonest (Belady), and evicting one that is still needed and was
+never written back costs its write.
+"""
+
+from __future__ import annotations
+
+import bisect
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+from ..workload import Workload
+from .kernels import Kernel
+
+STEPS = 16
+"""Free capacity is rounded down to this many steps, so that equal kernels keep equal shapes."""
+
+
+@dataclass(slots=True)
+class Residency:
+    """For one kernel: tensors it finds on chip, tensors it leaves there only, bytes evicted, and the free share."""
+
+    found: set[int] = field(default_factory=set)
+    kept: set[int] = field(default_factory=set)
+    evicted_bytes: float = 0.0
+    available: float = 1.0
+    occupied_bytes: float = 0.0
+
+
+def cached(kernels: list[Kernel], workload: Workload, budget: float) -> list[Residency]:
+    """Residency in a cache of `budget` usable bytes with least-recently-used replacement.
+
+    A read hits when its own bytes and those touched since its tensor was last touched fit the budget. An activation
+    whose whole life passes within the budget is overwritten in place by the next allocation and is never written out.
+    """
+    clock = 0.0
+    touched: dict[int, float] = {}
+    marks: list[float] = []
+    result: list[Residency] = []
+    for kernel in kernels:
+        here = Residency()
+        for tensor, size in kernel.reads.items():
+            if tensor in touched and clock - touched[tensor] + size <= budget:
+                here.found.add(tensor)
+        clock += math.fsum(kernel.reads.values()) + math.fsum(kernel.writes.values())
+        for tensor in (*kernel.reads, *kernel.writes):
+            touched[tensor] = clock
+        marks.append(clock)
+        result.append(here)
+    last_read = _last_reads(kernels)
+    for kernel, here in zip(kernels, result, strict=True):
+        for tensor, size in kernel.writes.items():
+            last = last_read.get(tensor, -1)
+            if _temporary(tensor, workload) and last > kernel.index:
+                if marks[last] - marks[kernel.index] + size <= budget:
+                    here.kept.add(tensor)
+    return result
+
+
+def managed(kernels: list[Kernel], workload: Workload, capacity: float, reserve: float) -> list[Residency]:
+    """Residency in a managed memory of `capacity` bytes, of which the share `reserve` is kept free for streaming."""
+    return _Managed(kernels, workload, capacity, reserve).run()
+
+
+class _Managed:
+    def __init__(self, kernels: list[Kernel], workload: Workload, capacity: float, reserve: float) -> None:
+        self.kernels, self.workload, self.capacity = kernels, workload, capacity
+        self.limit = capacity * (1.0 - reserve)
+        self.uses: dict[int, list[int]] = {}
+        for kernel in kernels:
+            for tensor in kernel.reads:
+                self.uses.setdefault(tensor, []).append(kernel.index)
+        self.held: dict[int, float] = {}
+        self.only_here: set[int] = set()
+        self.total = 0.0
+        self.kept_at: dict[int, int] = {}
+        self.result: list[Residency] = []
+
+    def run(self) -> list[Residency]:
+        for kernel in self.kernels:
+            here = Residency()
+            self.result.append(here)
+            here.found = {t for t in kernel.reads if t in self.held}
+            for tensor in kernel.reads:
+                if tensor not in self.held and self._next_use(tensor, kernel.index) < math.inf:
+                    self._place(tensor, kernel, here)
+            for tensor in kernel.writes:
+                self._write(tensor, kernel, here)
+            # Bucketed, so that the same layer at another place is the same kernel.
+            free = max(self.capacity - self.total, 0.0) / self.capacity
+            here.available = max(math.floor(free * STEPS), 1) / STEPS
+            here.occupied_bytes = self.total
+            for tensor in [*kernel.reads, *kernel.writes]:
+                if self._next_use(tensor, kernel.index) == math.inf:
+                    self._drop(tensor)
+        return self.result
+
+    def _write(self, tensor: int, kernel: Kernel, here: Residency) -> None:
+        temporary = _temporary(tensor, self.workload)
+        if self._next_use(tensor, kernel.index) == math.inf:
+            return
+        placed = tensor in self.held or self._place(tensor, kernel, here)
+        if placed and temporary:
+            self.only_here.add(tensor)
+            here.kept.add(tensor)
+
+    def _place(self, tensor: int, kernel: Kernel, here: Residency) -> bool:
+        """Make room by evicting what is needed later than this tensor; False if that is not enough."""
+        size = float(self.workload.tensors[tensor].nbytes)
+        due = self._next_use(tensor, kernel.index)
+        if size > self.limit:
+            return False
+        victims: list[int] = []
+        room = self.limit - self.total
+        if room < size:
+            busy = kernel.reads.keys() | kernel.writes.keys()
+            later = ((self._next_use(t, kernel.index), t) for t in self.held if t not in busy)
+            for next_use, victim in sorted(later, reverse=True):
+                if room >= size or next_use <= due:
+                    break
+                victims.append(victim)
+                room += self.held[victim]
+        if room < size:
+            return False
+        for victim in victims:
+            if victim in self.only_here:
+                here.evicted_bytes += self.held[victim]
+            self._drop(victim)
+        self.held[tensor] = size
+        self.total += size
+        return True
+
+    def _drop(self, tensor: int) -> None:
+        if tensor in self.held:
+            self.total -= self.held.pop(tensor)
+            self.only_here.discard(tensor)
+
+    def _next_use(self, tensor: int, now: int) -> float:
+        uses = self.uses.get(tensor, [])
+        position = bisect.bisect_right(uses, now)
+        return uses[position] if position < len(uses) else math.inf
+
+
+def _last_reads(kernels: Iterable[Kernel]) -> dict[int, int]:
+    last: dict[int, int] = {}
+    for kernel in kernels:
+        for tensor in kernel.reads:
+            last[tensor] = kernel.index
+    return last
+
+
+def _temporary(tensor: int, workload: Workload) -> bool:
+    """Neither an output nor something that lives outside the run."""
+    known = workload.tensors[tensor]
+    return not known.is_output and known.producer is not None and known.role == "activation"

@@ -1,0 +1,213 @@
+"""Pick the best legal mapping of every distinct kernel, all kernels and candidates in one tensor evaluation."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal, TypeAlias
+
+import torch
+from torch import Tensor
+
+from .. import mapping as mappings
+from ..cost.chip_tensors import ChipTensors, chip_tensors, rate_tensors
+from ..cost.kernel import Cost, Movement, evaluate
+from ..cost.shapes import KernelShape, KernelTensors, pack
+from ..errors import CapacityError
+from ..hardware.chip import Chip
+from ..hardware.software import Software
+from ..memory import cache, register_flat
+
+Objective = Literal["latency", "energy", "edp"]
+Shuffle: TypeAlias = "Callable[[mappings.MappingBatch], mappings.MappingBatch]"
+MEMORY_BUDGET_BYTES = 512 * 2**20
+_TENSORS_ALIVE = 120
+"""About so many temporaries of one evaluation are alive at once (measured); it sizes the chunks."""
+_VECTOR_FALLBACK = "fp32"
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """The chosen mapping of one kernel shape, as plain floats (seconds, joules, bytes)."""
+
+    latency_s: float
+    core_s: float
+    external_s: float
+    overhead_s: float
+    resources_s: dict[str, float]
+    stretch: float
+    read_bytes: tuple[float, ...]
+    write_bytes: tuple[float, ...]
+    level_energy_j: tuple[float, ...]
+    compute_energy_j: float
+    unattributed_energy_j: float
+    operand_far_bytes: tuple[float, ...]
+    mapping: str
+    candidates: int
+    legal: int
+    reason: str
+
+
+def choose(
+    shapes: list[KernelShape],
+    chip: Chip,
+    software: Software,
+    objective: Objective = "latency",
+    shuffle: Shuffle | None = None,
+) -> list[Choice]:
+    """The best mapping of each shape. `shuffle` reorders the candidates, which must not change anything."""
+    if not shapes:
+        return []
+    tensors = chip_tensors([chip], [software])
+    result: list[Choice] = []
+    one = candidates(pack(shapes[:1]), chip, software).candidates
+    for some in _chunks(shapes, one):
+        result.extend(_choose(some, chip, software, tensors, objective, shuffle))
+    return result
+
+
+def _choose(
+    shapes: list[KernelShape],
+    chip: Chip,
+    software: Software,
+    tensors: ChipTensors,
+    objective: Objective,
+    shuffle: Shuffle | None,
+) -> list[Choice]:
+    kernels = pack(shapes)
+    rates = rate_tensors([chip], [_engine_dtype(shape, chip) for shape in shapes])
+    batch = candidates(kernels, chip, software)
+    if shuffle is not None:
+        batch = shuffle(batch)
+    move = (cache if chip.memory_system == "cache" else register_flat).move(kernels, batch, tensors, rates)
+    cost = evaluate(move, kernels, tensors, rates, software.overlap)
+    measure = _measure(cost, objective)
+    best, runner_up, legal = pick(measure, cost.energy_j, move.legal, batch.key)
+    return _read(shapes, batch, move, cost, measure, best, runner_up, legal, chip, software)
+
+
+def candidates(kernels: KernelTensors, chip: Chip, software: Software) -> mappings.MappingBatch:
+    """All mappings of a chip: the library's menu on a cache hierarchy, all halvings on a register-flat memory."""
+    if chip.memory_system == "cache":
+        engine = next((e for e in chip.engines if e.kind == "matrix"), None)
+        return mappings.library_menu(software.tiles_for(engine), software.tile_k, software.split_k)
+    return mappings.tilings(*kernels.sizes[1:], software.split_k)
+
+
+def pick(measure: Tensor, energy: Tensor, legal: Tensor, key: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Index of the least measure over (tile, split), ties broken by energy and then by the canonical key.
+
+    Returns (flat index `[kernel, chip]`, the second-best measure, the number of legal candidates).
+    """
+    shape = torch.broadcast_shapes(measure.shape, energy.shape, legal.shape, key.shape)
+    legal, measure, energy, key = (t.expand(shape).flatten(-2) for t in (legal, measure, energy, key))
+    infinity = torch.full((), float("inf"), dtype=torch.float64)
+    remaining = legal
+    for value in (measure, energy, key):
+        masked = torch.where(remaining, value, infinity)
+        remaining = remaining & (masked == masked.amin(-1, keepdim=True))
+    best = remaining.to(torch.int64).argmax(-1)
+    others = torch.where(legal & ~remaining, measure, infinity)
+    return best, others.amin(-1), legal.sum(-1)
+
+
+def _measure(cost: Cost, objective: Objective) -> Tensor:
+    if objective == "latency":
+        return cost.latency_s
+    return cost.energy_j if objective == "energy" else cost.energy_j * cost.latency_s
+
+
+def _read(
+    shapes: list[KernelShape],
+    batch: mappings.MappingBatch,
+    move: Movement,
+    cost: Cost,
+    measure: Tensor,
+    best: Tensor,
+    runner_up: Tensor,
+    legal: Tensor,
+    chip: Chip,
+    software: Software,
+) -> list[Choice]:
+    """Gather everything about the chosen candidates into plain floats, one gather a tensor."""
+    count = batch.candidates
+    splits = batch.split.shape[-1]
+    chosen = best.reshape(-1)
+    rows, tiles_at, splits_at = torch.arange(len(shapes)), chosen // splits, chosen % splits
+
+    def at(tensor: Tensor) -> list[float]:
+        wide = tensor.expand(len(shapes), 1, batch.m.shape[-2], splits)
+        return [float(v) for v in wide[rows, 0, tiles_at, splits_at].tolist()]
+
+    columns = {name: at(tensor) for name, tensor in move.core_s.items()}
+    reads, writes = [at(t) for t in move.read_bytes], [at(t) for t in move.write_bytes]
+    energies = [at(t) for t in cost.level_energy_j]
+    operands = [at(t) for t in move.operand_far_bytes]
+    tiles = [at(t) for t in (batch.m, batch.n, batch.k, batch.split, batch.order)]
+    scalars = [
+        at(t)
+        for t in (cost.latency_s, cost.core_s, cost.external_s, cost.overhead_s, cost.stretch, cost.compute_energy_j,
+                  cost.unattributed_energy_j, measure)
+    ]  # fmt: skip
+    counts, seconds = legal.reshape(-1).tolist(), runner_up.reshape(-1).tolist()
+    result = []
+    for i, kernel in enumerate(shapes):
+        if not counts[i]:
+            raise CapacityError(_nothing_fits(kernel, chip))
+        latency, core_s, external_s, overhead_s, stretch, compute_j, extra_j, value = (s[i] for s in scalars)
+        result.append(
+            Choice(
+                latency_s=latency,
+                core_s=core_s,
+                external_s=external_s,
+                overhead_s=overhead_s,
+                resources_s={name: column[i] * stretch for name, column in columns.items()},
+                stretch=stretch,
+                read_bytes=tuple(level[i] for level in reads),
+                write_bytes=tuple(level[i] for level in writes),
+                level_energy_j=tuple(level[i] for level in energies),
+                compute_energy_j=compute_j,
+                unattributed_energy_j=extra_j,
+                operand_far_bytes=tuple(o[i] for o in operands[: len(kernel.operands)]),
+                mapping=_describe(kernel, [t[i] for t in tiles], chip.memory_system) if kernel.is_tiled else "streamed",
+                candidates=count if kernel.is_tiled else 1,
+                legal=int(counts[i]) if kernel.is_tiled else 1,
+                reason=_reason(value, seconds[i], int(counts[i]), count) if kernel.is_tiled else "only one way",
+            )
+        )
+    return result
+
+
+def _describe(kernel: KernelShape, tile: list[float], memory_system: str) -> str:
+    m, n, k, split, order = (int(t) for t in tile)
+    text = f"tile m{m} k{k}" if kernel.kind == "attention" else f"tile m{m} n{n} k{k}"
+    if split > 1:
+        text += f", k split over {split}"
+    if memory_system == "register-flat" and kernel.kind != "attention":
+        text += f", {mappings.STATIONARY[mappings.ORDERS[order][-1]]} stationary"
+    return text
+
+
+def _reason(best: float, second: float, legal: int, count: int) -> str:
+    tied = second == float("inf") or best <= 0
+    margin = "" if tied else f", next best +{(second / best - 1) * 100:.2g} %"
+    return f"best of {legal} legal of {count}{margin}"
+
+
+def _nothing_fits(kernel: KernelShape, chip: Chip) -> str:
+    level = chip.on_chip[-1]
+    least = sum(o.point_bytes for o in kernel.operands) * 2
+    return (
+        f"no tiling of a {kernel.kind} with b, m, n, k = {kernel.sizes} fits {level.name} of {chip.name}: even tiles of "
+        f"one element need {least:.0f} bytes, {level.usable_bytes * kernel.available:.0f} are free"
+    )
+
+
+def _engine_dtype(kernel: KernelShape, chip: Chip) -> str:
+    """The dtype whose engine does the kernel; kernels without matrix work run on the vector engine whatever they hold."""
+    return kernel.dtype if kernel.work and chip.supports(kernel.dtype) else _VECTOR_FALLBACK
+
+
+def _chunks(shapes: list[KernelShape], count: int) -> list[list[KernelShape]]:
+    size = max(1, MEMORY_BUDGET_BYTES // (count * 8 * _TENSORS_ALIVE))
+    return [shapes[i : i + size] for i in range(0, len(shapes), size)]

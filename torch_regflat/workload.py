@@ -1,0 +1,207 @@
+"""What a model does, free of any chip: loop nests, operations, and the tensors between them.
+
+Three counts of arithmetic are kept apart and never mixed:
+
+- `flops`: the convention of torch's `FlopCounterMode`. Matrix products, convolutions and attention only, causal
+  attention in full, 1 multiply-accumulate = 2 FLOPs. The familiar "model FLOPs".
+- `executed_flops`: what a matrix (or vector) engine really has to do for those: half of a causal square, for example.
+- `vector_ops`, `special_ops`: element-wise arithmetic and transcendental functions (exp, rsqrt, tanh, ...).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from typing import Literal
+
+Access = Literal["read", "write", "update"]
+"""`update` reads and writes every element once (an in-place accumulation or a scatter)."""
+
+Role = Literal["activation", "weight", "kv_cache", "state"]
+"""What a tensor is: `state` is anything else that outlives the pass (buffers, optimizer moments)."""
+
+Kind = Literal["product", "attention", "convolution", "reduction", "pointwise", "movement", "sequential"]
+"""The family of a loop nest, which decides the libraries' kernels that can run it."""
+
+Axis = tuple[tuple[int, int], ...]
+"""One axis of an operand as an affine index: pairs of (loop dimension, stride), summed."""
+
+
+@dataclass(frozen=True, slots=True)
+class Operand:
+    """One tensor as a loop nest sees it.
+
+    `slot` points into the operation's tensors (inputs first, then outputs), so that a nest can be shared by every
+    operation of the same shape. `axes` gives, for each axis of the operand, the loop dimensions that index it: a
+    matrix indexed by m and k has axes `(((m, 1),), ((k, 1),))`, the rows a convolution reads have the single axis
+    `((p, stride), (r, dilation))` and span `stride·(P-1) + dilation·(R-1) + 1` elements.
+
+    `distinct` replaces the number of elements that the axes span by an expected number that is really touched:
+    rows of an embedding, weights of the experts that were hit. `extent` caps the span (padding is not read).
+    """
+
+    slot: int
+    axes: tuple[Axis, ...]
+    bits: float
+    access: Access = "read"
+    role: Role = "activation"
+    distinct: float | None = None
+    extent: float | None = None
+
+    @property
+    def dims(self) -> frozenset[int]:
+        """The loop dimensions that index this operand."""
+        return frozenset(d for axis in self.axes for d, _ in axis)
+
+    def elements(self, sizes: tuple[int, ...]) -> float:
+        """Elements spanned by a tile with these loop sizes (the whole operand, for the nest's own sizes)."""
+        spanned = math.prod(1 + sum(stride * (sizes[d] - 1) for d, stride in axis) for axis in self.axes)
+        if self.extent is not None:
+            spanned = min(spanned, self.extent)
+        return spanned
+
+    def footprint_bytes(self, sizes: tuple[int, ...]) -> float:
+        """Bytes touched at least once when the whole nest of these sizes runs."""
+        touched = self.elements(sizes) if self.distinct is None else self.distinct
+        return touched * self.bits / 8
+
+
+@dataclass(frozen=True, slots=True)
+class LoopNest:
+    """A perfectly nested loop over `dims` with the operands each point touches.
+
+    `dims` are (name, size) pairs, named as the field does: m, n, k of a product, b of a batch, g of a group; n, k,
+    p, q, c, r, s of a convolution; b, h, q, s, d, e of attention (queries, keys, head size, value size).
+    `whole` dimensions are never tiled (the head size of fused attention). `domain_fraction` is the part of the
+    iteration space that is really executed: 1 but for causal or windowed attention. `passes` is how often the
+    operands are streamed (a sort needs several).
+    """
+
+    kind: Kind
+    dims: tuple[tuple[str, int], ...]
+    operands: tuple[Operand, ...]
+    dtype: str
+    flops: int = 0
+    executed_flops: float | None = None
+    vector_ops: float = 0.0
+    special_ops: float = 0.0
+    whole: frozenset[str] = frozenset()
+    domain_fraction: float = 1.0
+    passes: int = 1
+    sequential: int = 1
+
+    @property
+    def sizes(self) -> tuple[int, ...]:
+        return tuple(size for _, size in self.dims)
+
+    @property
+    def work(self) -> float:
+        """Executed FLOPs of the matrix-like part: `executed_flops`, or `flops` over the executed domain."""
+        return self.flops * self.domain_fraction if self.executed_flops is None else self.executed_flops
+
+    def compulsory_bytes(self, access: Access | None = None) -> float:
+        """Bytes that must move at least once if nothing is on chip before and after."""
+        total = 0.0
+        for operand in self.operands:
+            if access is not None and operand.access != access:
+                continue
+            total += operand.footprint_bytes(self.sizes) * (2 if operand.access == "update" else 1) * self.passes
+        return total
+
+    @property
+    def arithmetic_intensity(self) -> float:
+        """Executed FLOPs per compulsory byte (FLOP/B); 0 where there are no FLOPs."""
+        moved = self.compulsory_bytes()
+        return self.work / moved if moved else 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Tensor:
+    """A storage: all views of it, and what was written to it in place, are this one tensor."""
+
+    id: int
+    name: str
+    nbytes: int
+    role: Role
+    producer: int | None = None
+    """Index of the operation that first writes it; None for inputs, weights and caches."""
+    is_output: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Operation:
+    """One ATen call: its loop nests (none for a view), where it came from, and the tensors it touches."""
+
+    index: int
+    target: str
+    path: str
+    nests: tuple[LoopNest, ...]
+    inputs: tuple[int, ...]
+    outputs: tuple[int, ...]
+    shapes: str = ""
+    modelled: bool = True
+    node: str = ""
+    dtype: str = ""
+
+    @property
+    def tensors(self) -> tuple[int, ...]:
+        """Tensor ids in slot order."""
+        return self.inputs + self.outputs
+
+    @property
+    def flops(self) -> int:
+        return sum(n.flops for n in self.nests)
+
+    @property
+    def is_view(self) -> bool:
+        return not self.nests
+
+
+@dataclass(frozen=True, slots=True)
+class Workload:
+    """All operations of one run in program order, and the tensors they pass on.
+
+    Operations of repeated layers share their nests, so selection prices each distinct nest once while the schedule
+    still sees every instance with its own tensors.
+    """
+
+    operations: tuple[Operation, ...]
+    tensors: dict[int, Tensor] = field(default_factory=dict)
+    name: str = ""
+    phase: str = ""
+
+    def __iter__(self) -> Iterator[Operation]:
+        return iter(self.operations)
+
+    @property
+    def flops(self) -> int:
+        return sum(op.flops for op in self.operations)
+
+    def role_bytes(self, role: Role) -> int:
+        """Bytes of all tensors with this role, each storage once."""
+        return sum(t.nbytes for t in self.tensors.values() if t.role == role)
+
+
+def with_kv_bits(workload: Workload, bits: float) -> Workload:
+    """The same workload with its KV cache stored in `bits` bits an element."""
+    changed: dict[int, tuple[LoopNest, ...]] = {}
+
+    def nests(op: Operation) -> tuple[LoopNest, ...]:
+        if id(op.nests) not in changed:
+            changed[id(op.nests)] = tuple(
+                replace(nest, operands=tuple(replace(o, bits=bits) if o.role == "kv_cache" else o for o in nest.operands))
+                for nest in op.nests
+            )
+        return changed[id(op.nests)]
+
+    stored = {o.bits for op in workload for nest in op.nests for o in nest.operands if o.role == "kv_cache"}
+    if not stored:
+        return workload
+    scale = bits / max(stored)
+    tensors = {
+        key: replace(t, nbytes=round(t.nbytes * scale)) if t.role == "kv_cache" else t
+        for key, t in workload.tensors.items()
+    }
+    operations = tuple(replace(op, nests=nests(op)) for op in workload)
+    return replace(workload, operations=operations, tensors=tensors)
