@@ -21,7 +21,9 @@ def wrap(target: Any, options: dict[str, Any]) -> Any:
     if isinstance(target, nn.Module):
         return _wrap_module(target, options)
     if isinstance(target, type):
-        raise InputError(f"profiled() takes an instance, found the class {target.__name__}; profile its forward or an instance")
+        raise InputError(
+            f"profiled() takes an instance, found the class {target.__name__}; profile its forward or an instance"
+        )
     if not callable(target):
         raise InputError(f"profiled() takes a function or a module, found {type(target).__name__}")
     return _wrap_function(target, options)

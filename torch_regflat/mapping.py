@@ -10,7 +10,6 @@ Candidates are the product of two lists: tilings (tile sizes and loop order, `[k
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -19,7 +18,7 @@ from torch import Tensor
 
 from .errors import InputError
 
-ORDERS: tuple[tuple[int, int, int], ...] = tuple(itertools.permutations((0, 1, 2)))  # type: ignore[assignment]
+ORDERS = ((0, 1, 2), (0, 2, 1), (1, 0, 2), (1, 2, 0), (2, 0, 1), (2, 1, 0))
 """Loop orders as axis numbers (0 = m, 1 = n, 2 = k), outermost first."""
 STATIONARY = {2: "result", 1: "first factor", 0: "second factor"}
 """What stays put when this axis is innermost."""
@@ -63,14 +62,16 @@ class MappingBatch:
 def library_menu(tiles: Sequence[tuple[int, int]], depths: Sequence[int], splits: Sequence[int]) -> MappingBatch:
     """The kernels a GEMM library ships: result tiles (m, n) x depths of a k step x split-K; results stay put."""
     if not (tiles and depths and splits):
-        raise InputError("a library's menu needs at least one tile, one depth and one split; none of the lists may be empty")
+        raise InputError(
+            "a library's menu needs at least one tile, one depth and one split; none of the lists may be empty"
+        )
     rows = torch.tensor([(m, n, k) for m, n in tiles for k in depths], dtype=torch.float64)
     m, n, k = (rows[:, i].reshape(1, 1, -1, 1) for i in range(3))
     return MappingBatch(m, n, k, _splits(splits), torch.full_like(m, float(_OUTPUT_STATIONARY)))
 
 
 def tilings(
-    m: Tensor, n: Tensor, k: Tensor, splits: Sequence[int], halvings: tuple[int, int, int] = (8, 8, 6)
+    m: Tensor, n: Tensor, k: Tensor, splits: Sequence[int], halvings: tuple[int, int, int] = (7, 7, 5)
 ) -> MappingBatch:
     """All tilings by repeated halving (rounded up, so sizes need not divide), crossed with loop orders and splits.
 

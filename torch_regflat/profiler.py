@@ -1,8 +1,8 @@
 """The one place that joins the stages: capture → lower → schedule → result, and the three ways in.
 
-    regflat.profile(model, args, kwargs, chip="h100-sxm")     # a module or function and its inputs
-    regflat.profile_model("llama-3-8b", phase="decode")       # a Hugging Face model by name, folder or hub id
-    @regflat.profiled(chip="regflat-physical")                # as torch.compile is used; still computes
+regflat.profile(model, args, kwargs, chip="h100-sxm")     # a module or function and its inputs
+regflat.profile_model("llama-3-8b", phase="decode")       # a Hugging Face model by name, folder or hub id
+@regflat.profiled(chip="regflat-physical")                # as torch.compile is used; still computes
 """
 
 from __future__ import annotations
@@ -105,7 +105,7 @@ def profile(
     args = (args,) if isinstance(args, torch.Tensor) else tuple(args)
     with _guard():
         graph = capture(model, args, kwargs)
-    label = name or (type(model).__name__ if isinstance(model, nn.Module) else getattr(model, "__qualname__", "call"))
+    label = name or str(getattr(model, "__qualname__", type(model).__name__))
     return _finish(graph, chips, strict, _Labels(model=label, phase="forward"), _module_bytes(model))
 
 
@@ -205,8 +205,9 @@ def _finish(
         fits = does_it_fit(work, kernels, chip, weights_bytes)
         if strict and not fits.fits:
             raise CapacityError(
-                f"{labels.model} does not fit {chip.name}: needs {fits.needs_bytes / 1e9:.1f} GB, has "
-                f"{fits.has_bytes / 1e9:.1f} GB, at least {fits.chips} chips; without --strict it is priced as if it did"
+                f"{labels.model} does not fit {chip.name}: needs {fits.needs_bytes / 1e9:.1f} GB, "
+                f"has {fits.has_bytes / 1e9:.1f} GB, at least {fits.chips} chips; "
+                "without strict it is priced as if it did"
             )
         results.append(run(work, kernels, chip, for_chip(chip), fits))
         annotate(graph, kernels, results[-1])

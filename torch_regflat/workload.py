@@ -57,9 +57,7 @@ class Operand:
     def elements(self, sizes: tuple[int, ...]) -> float:
         """Elements spanned by a tile with these loop sizes (the whole operand, for the nest's own sizes)."""
         spanned = math.prod(1 + sum(stride * (sizes[d] - 1) for d, stride in axis) for axis in self.axes)
-        if self.extent is not None:
-            spanned = min(spanned, self.extent)
-        return spanned
+        return spanned if self.extent is None else min(spanned, self.extent)
 
     def footprint_bytes(self, sizes: tuple[int, ...]) -> float:
         """Bytes touched at least once when the whole nest of these sizes runs."""
@@ -190,7 +188,9 @@ def with_kv_bits(workload: Workload, bits: float) -> Workload:
     def nests(op: Operation) -> tuple[LoopNest, ...]:
         if id(op.nests) not in changed:
             changed[id(op.nests)] = tuple(
-                replace(nest, operands=tuple(replace(o, bits=bits) if o.role == "kv_cache" else o for o in nest.operands))
+                replace(
+                    nest, operands=tuple(replace(o, bits=bits) if o.role == "kv_cache" else o for o in nest.operands)
+                )
                 for nest in op.nests
             )
         return changed[id(op.nests)]

@@ -24,7 +24,7 @@ def assert_same(quick: GraphModule, full: GraphModule) -> None:
     """Same operators, shapes, scalars, edges, module paths, roles, and the same partition into storages."""
     ours, theirs = list(quick.graph.nodes), list(full.graph.nodes)
     for a, b in zip(describe(ours), describe(theirs), strict=False):
-        assert a == b
+        assert a == b, f"\n{a}\n{b}"
     assert len(ours) == len(theirs)
 
 

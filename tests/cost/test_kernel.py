@@ -18,8 +18,9 @@ from torch_regflat.hardware.software import for_chip
 from torch_regflat.mapping import MappingBatch
 from torch_regflat.memory import cache, register_flat
 from torch_regflat.schedule.select import candidates, choose
+from torch_regflat.schedule.shape import shape_of_nest
 
-from .cases import kernels, products
+from .cases import kernels, matrix_product, products
 
 CHIPS = ("h100-sxm", "a100-sxm-80gb", "regflat-ideal", "regflat-physical", "regflat-pessimistic")
 chips = st.sampled_from(CHIPS)
@@ -100,7 +101,8 @@ def test_a_faster_part_never_makes_a_mapping_slower(shape: KernelShape, name: st
     free = {"power.limit": "1000000 W"}
     base = chip.replace(**free)
     if part == "bandwidth":
-        faster = base.replace(**{f"memory.{last}.read_bandwidth": f"{chip.external.read_bytes_per_s * 2 / 1e12:g} TB/s"})
+        doubled = chip.external.read_bytes_per_s * 2 / 1e12
+        faster = base.replace(**{f"memory.{last}.read_bandwidth": f"{doubled:g} TB/s"})
     else:
         faster = base.replace(clock=f"{chip.clock.value * 2 / 1e6:g} MHz")
     _, before = price_all(shape, base)
@@ -144,9 +146,6 @@ def test_overlap_lies_between_the_longest_and_the_sum(times: list[float]) -> Non
 
 
 def test_power_slows_a_chip_that_would_pass_its_limit() -> None:
-    from .cases import matrix_product
-    from torch_regflat.schedule.shape import shape_of_nest
-
     shape = shape_of_nest(matrix_product(1, 8192, 8192, 8192))
     chip = load("h100-sxm")
     software = for_chip(chip)

@@ -37,7 +37,12 @@ def test_header_says_what_the_figures_mean() -> None:
 
 def test_a_row_a_layer_with_its_count_and_a_total() -> None:
     shown = text.render(result(chip_result(kernels=layers(32))))
-    assert cells(shown, "model.layers.*.mlp")[:4] == ["model.layers.*.mlp", "32", "[2048, 4096] x [4096, 4096]", "96.00"]
+    assert cells(shown, "model.layers.*.mlp")[:4] == [
+        "model.layers.*.mlp",
+        "32",
+        "[2048, 4096] x [4096, 4096]",
+        "96.00",
+    ]
     assert cells(shown, "total")[:7] == ["total", "162.00", "100", "98.00", "70.0", "30.0", "matrix"]
     assert cells(shown, "total")[7:] == ["4.224", "1.056", "264.0", "66.00"]
 
@@ -109,10 +114,10 @@ def test_default_tables_stay_within_the_width() -> None:
 
 def test_shapes_give_way_before_figures_do() -> None:
     shapes = ", ".join(["[2048, 4096]"] * 3)
-    long = kernel("model.layers.0.a_rather_long_name", parts=(Part("aten.mm", "m" * 60, 1.0, 0, 0.0, shapes),))
+    long = kernel("model.layers.0.a_rather_long_name", parts=(Part("aten.mm", "m" * 40, 1.0, 0, 0.0, shapes),))
     shown = text.render(result(chip_result(kernels=[long])))
     assert max(map(len, shown.splitlines())) <= text.WIDTH
-    assert "[2048, 4..." in shown
+    assert "[2048, 4096]" in shown and shapes not in shown
     assert shapes in text.render(result(chip_result(kernels=[long])), wide=True)
 
 
@@ -172,6 +177,11 @@ def test_nothing_to_show() -> None:
 def test_notes_are_shown() -> None:
     shown = text.render(result(chip_result(notes=("clocks held",)), notes=("uniform routing",)))
     assert "note: clocks held" in shown and "note: uniform routing" in shown
+
+
+def test_long_notes_are_broken() -> None:
+    shown = text.render(result(chip_result(notes=("word " * 60,))), width=150)
+    assert max(map(len, shown.splitlines())) <= 150
 
 
 def test_no_colour_and_plain_ascii() -> None:

@@ -54,6 +54,22 @@ def lazy_graph_module(root: dict[str, Any], graph: torch.fx.Graph, name: str) ->
     return made
 
 
+def call_function(
+    graph: torch.fx.Graph, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any], name: str
+) -> torch.fx.Node:
+    """`graph.call_function` with a `name` to start from.
+
+    Without its search of all arguments for symbolic sizes, which recorded arguments never have: half of its time.
+    """
+    unique = graph._graph_namespace.create_name(name, None)
+    node = torch.fx.Node(graph, unique, "call_function", target, args, kwargs, None)
+    graph._graph_namespace.associate_name_with_obj(unique, node)
+    graph._insert(node)
+    graph._find_nodes_lookup_table.insert(node)
+    graph._len += 1
+    return node
+
+
 @dataclass(frozen=True, slots=True)
 class OpInfo:
     """What the schema of an ATen overload says that recording needs."""

@@ -246,8 +246,15 @@ class Recorder(TorchDispatchMode):
 
     def constant(self, tensor: torch.Tensor) -> Node:
         """A get_attr node of its own for a constant that the code makes anew each time."""
-        node = self._get_attr(tensor, self.names.unique("_tensor_constant"), None)
+        target = self.names.unique("_tensor_constant")
+        value = torch.empty_strided(tensor.size(), tensor.stride(), dtype=tensor.dtype, device="meta")
+        node = self.add(self.graph.create_node("get_attr", target), value)
+        self.twins.outside.add(node.meta["storage"])
+        node.meta["role"] = "state"
         self.constants.add(node)
+        self.tensor_of[node] = tensor
+        self._note_real(node, tensor)
+        self._attributes[target] = value if self.home.type == "meta" else tensor
         return node
 
     def _get_attr(self, tensor: torch.Tensor, target: str, like: Node | None) -> Node:
@@ -263,8 +270,7 @@ class Recorder(TorchDispatchMode):
         self._note(node, value, number)
         node.meta["role"] = "weight" if isinstance(tensor, torch.nn.Parameter) else "state"
         self._note_real(node, tensor)
-        is_constant = target.startswith("_tensor_constant")
-        self._attributes[target] = value if is_constant and self.home.type == "meta" else tensor
+        self._attributes[target] = tensor
         self._node_of[id(key)] = node
         self.tensor_of[node] = tensor
         return node

@@ -12,6 +12,7 @@ from torch.fx.node import map_arg
 from torch.utils import _pytree as pytree
 
 from . import state
+from ._torch_private import call_function
 from .effects import CallInputs, NotRepeatable, Snapshot, changes
 from .fingerprint import own_tensors, submodules
 from .inputs import is_cache
@@ -222,6 +223,7 @@ class Replay:
         self.own = list(own_tensors(module))
         names = self.recorder.names
         self._paths = dict(zip(template.paths, map(names.module, submodules(module)), strict=True))
+        self._path = ""
         self._nodes: dict[Node, Node] = {}
         self._numbers: dict[int, int] = {}
         self._storages: dict[int, torch.UntypedStorage] = {}
@@ -243,24 +245,28 @@ class Replay:
         return pytree.tree_unflatten([self._build(value) for value in template.result], template.result_spec)
 
     def _copy(self, node: Node) -> None:
-        recorder = self.recorder
-        path = node.meta["module_path"]
-        path = self._paths.get(path, path)
-        resolve: Callable[[Node], Node] = lambda used: self._nodes.get(used) or self._outside(used, path)  # noqa: E731
-        args, kwargs = map_arg(node.args, resolve), map_arg(node.kwargs, resolve)
-        copied = recorder.graph.create_node("call_function", node.target, args, kwargs)  # type: ignore[arg-type]
-        storage = node.meta["storage"]
+        recorder, meta = self.recorder, node.meta
+        path = self._path = self._paths.get(meta["module_path"], meta["module_path"])
+        args = map_arg(node.args, self._resolve)
+        kwargs = map_arg(node.kwargs, self._resolve) if node.kwargs else {}
+        copied = call_function(recorder.graph, node.target, args, kwargs, node.name)  # type: ignore[arg-type]
+        storage = meta["storage"]
         copied.meta = {
-            "val": node.meta["val"],
+            "val": meta["val"],
             "module_path": path,
-            "storage": self._number(storage) if isinstance(storage, int) else self._tuple(storage),
-            "template": node.meta.get("template", node),
+            "storage": self._number(storage) if type(storage) is int else self._tuple(storage),
+            "template": meta.get("template", node),
         }
         recorder.values.order[copied] = len(recorder.nodes)
         recorder.nodes.append(copied)
         self._nodes[node] = copied
-        for number in self.template.writes.get(node, ()):
-            recorder.values.note_write(copied, self._number(number))
+        if node in self.template.writes:
+            for number in self.template.writes[node]:
+                recorder.values.note_write(copied, self._number(number))
+
+    def _resolve(self, used: Node) -> Node:
+        """The copy of a node, or what takes the place of one from outside the template."""
+        return self._nodes.get(used) or self._outside(used, self._path)
 
     def _outside(self, node: Node, path: str) -> Node:
         """The node that takes the place of one from outside the template."""

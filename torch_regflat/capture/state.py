@@ -7,7 +7,7 @@ list or an int-keyed dict that goes to a layer's own index reads `OWN` in place 
 from __future__ import annotations
 
 import operator
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterator
 from typing import Any, TypeAlias
 
 import torch
@@ -122,6 +122,7 @@ class Saved:
         self._dicts: list[tuple[Any, dict[Any, Any]]] = []
         self._lists: list[tuple[list[Any], list[Any]]] = []
         self._sets: list[tuple[set[Any], set[Any]]] = []
+        self._empty: list[Any] = []
         self._seen: set[int] = set()
 
     def module(self, module: torch.nn.Module) -> None:
@@ -143,7 +144,9 @@ class Saved:
                 self._container(part.__dict__)
 
     def _container(self, value: Any) -> None:
-        if isinstance(value, dict):
+        if not value:  # most are: the tables of hooks
+            self._empty.append(value)
+        elif isinstance(value, dict):
             self._dicts.append((value, dict(value)))
         elif isinstance(value, list):
             self._lists.append((value, value.copy()))
@@ -152,6 +155,9 @@ class Saved:
 
     def restore(self) -> None:
         """Put everything back as it was."""
+        for value in self._empty:
+            if value:
+                value.clear()
         for now, before in self._dicts:
             if not _same(now.values(), before.values()) or now.keys() != before.keys():
                 now.clear()
@@ -165,6 +171,5 @@ class Saved:
                 members.update(were)
 
 
-def _same(now: Iterable[Any], before: Iterable[Any]) -> bool:
-    now, before = list(now), list(before)
+def _same(now: Collection[Any], before: Collection[Any]) -> bool:
     return len(now) == len(before) and all(map(operator.is_, now, before))

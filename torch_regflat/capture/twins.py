@@ -102,6 +102,8 @@ def new_storage(nbytes: int) -> torch.UntypedStorage:
 
 def on_storage(storage: torch.UntypedStorage, like: torch.Tensor) -> torch.Tensor:
     """A meta tensor on `storage` with the sizes, strides, offset and dtype of `like`."""
-    made = torch.empty(0, dtype=like.dtype, device="meta")
-    made.set_(storage, like.storage_offset(), like.size(), like.stride())  # type: ignore[call-overload]
+    # In inference mode a view of a normal tensor is a normal tensor, so twins have to be of the same kind.
+    with torch.inference_mode(like.is_inference()):
+        made = torch.empty(0, dtype=like.dtype, device="meta")
+        made.set_(storage, like.storage_offset(), like.size(), like.stride())  # type: ignore[call-overload]
     return made

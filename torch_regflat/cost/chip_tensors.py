@@ -85,10 +85,10 @@ def chip_tensors(chips: list[Chip], software: list[Software]) -> ChipTensors:
         levels.append(
             LevelTensors(
                 capacity=column([level.usable_bytes for level in row]),
-                read_bandwidth=column([level.read_bytes_per_s for level in row]),
+                read_bandwidth=column([level.placed_read_bytes_per_s for level in row]),
                 write_bandwidth=column([level.write_bytes_per_s for level in row]),
                 shared_port=column([float(level.shared_port) for level in row]),
-                latency=column([level.latency_s for level in row]),
+                latency=column([level.placed_latency_s for level in row]),
                 read_energy=column([level.read_j_per_bit for level in row]),
                 write_energy=column([level.write_j_per_bit for level in row]),
             )

@@ -14,7 +14,8 @@ from torch import Tensor
 from .chip_tensors import ChipTensors, RateTensors
 from .shapes import KernelTensors
 
-_NEWTON_STEPS = 30
+_NEWTON_STEPS = 8
+"""Enough from a start within a factor of two: the error squares once it is small."""
 _MAX_STRETCH = 64.0
 _TINY = 1e-30
 """Seconds below which times count as nothing, so that ratios stay finite."""
@@ -22,11 +23,12 @@ _TINY = 1e-30
 
 @dataclass(frozen=True)
 class Movement:
-    """What a memory system says of each mapping; every tensor broadcasts to `[kernel, chip, tile, split]`, and is kept as small as what it depends on.
+    """What a memory system says of each mapping; every tensor broadcasts to `[kernel, chip, tile, split]`.
 
     `read_bytes` and `write_bytes` run over the chip's levels, nearest the engines first. `core_s` are the seconds each
     on-chip resource needs at the nominal clock, `external_s` those of the external memory, `overhead_s` what cannot
-    overlap with either. `operand_far_bytes` splits the external traffic by operand position.
+    overlap with either. `operand_far_bytes` splits the external traffic by operand position. Tensors are kept as small
+    as what they depend on.
     """
 
     read_bytes: tuple[Tensor, ...]
@@ -40,7 +42,7 @@ class Movement:
 
 @dataclass(frozen=True)
 class Cost:
-    """The price of each mapping, `[kernel, chip, tile, split]`: seconds, joules, and how much power slowed the clock."""
+    """The price of each mapping, `[kernel, chip, tile, split]`: seconds, joules, the clock's slow-down."""
 
     latency_s: Tensor
     core_s: Tensor
@@ -117,13 +119,18 @@ def _throttle(core_j: Tensor, far_j: Tensor, seconds: Tensor, budget_w: Tensor) 
     """How much slower the cores must run (>= 1), and the least time the external memory's own energy allows."""
     safe = torch.clamp(seconds, min=_TINY)
     left = torch.clamp(budget_w - far_j / safe, min=budget_w * 0.05)
-    over = (core_j / safe) / left
-    return torch.clamp(cube_root(torch.clamp(over, min=1.0, max=_MAX_STRETCH**3)), min=1.0), far_j / budget_w
+    over = torch.clamp((core_j / safe) / left, min=1.0, max=_MAX_STRETCH**3)
+    stretch = torch.ones_like(over)
+    hot = over > 1.0
+    stretch[hot] = torch.clamp(cube_root(over[hot]), min=1.0)
+    return stretch, far_j / budget_w
 
 
 def cube_root(x: Tensor) -> Tensor:
     """The cube root of x >= 1 by Newton's method: basic operations only, so every lane rounds alike."""
-    y = torch.sqrt(x)
+    exponent = torch.frexp(x).exponent.to(torch.int64)
+    thirds = torch.div(exponent + 2, 3, rounding_mode="floor")
+    y = torch.bitwise_left_shift(torch.ones_like(thirds), thirds).to(x.dtype)
     for _ in range(_NEWTON_STEPS):
         y = (y + y + x / (y * y)) / 3.0
     return torch.where(x == 1.0, torch.ones_like(y), y)

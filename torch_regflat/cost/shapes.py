@@ -120,7 +120,12 @@ def _attention_axes(nest: LoopNest) -> tuple[tuple[int, int, int, int], tuple[tu
 
 
 def tiled_operand(
-    operand: Operand, axes: tuple[bool, ...], nest: LoopNest, sizes: tuple[int, int, int, int], resident: float, leaves: bool
+    operand: Operand,
+    axes: tuple[bool, ...],
+    nest: LoopNest,
+    sizes: tuple[int, int, int, int],
+    resident: float,
+    leaves: bool,
 ) -> TiledOperand:
     """An operand of `nest` with its bytes per point of the tile axes (implicit GEMM: every point it is used at)."""
     points = math.prod(size for size, used in zip(sizes, axes, strict=True) if used)

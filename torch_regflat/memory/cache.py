@@ -89,8 +89,8 @@ class _Grid:
         """Matrix time of the busiest core; the exponentials of attention add to it (they do not overlap)."""
         kernels, chip = self.kernels, self.chip
         special = kernels.special_ops * kernels.attention / chip.special_rate
-        matrix = kernels.work / (rates.rate * chip.issue_efficiency) + self.feed_s
-        per_block = (matrix + special) * self.padding * chip.cores / self.blocks
+        matrix = kernels.work / (rates.rate * chip.issue_efficiency)
+        per_block = ((matrix + special) * self.padding + self.feed_s) * chip.cores / self.blocks
         return torch.where(kernels.tiled > 0, per_block * self.waves, matrix)
 
 
@@ -142,7 +142,7 @@ def _external(
     kernels: KernelTensors, mapping: MappingBatch, grid: _Grid, chip: ChipTensors
 ) -> tuple[Tensor, Tensor, tuple[Tensor, ...]]:
     """External bytes read and written, and both by operand: re-reads follow from the rectangle of tiles of a wave."""
-    b, m, n, k = kernels.sizes
+    b, m, n, _ = kernels.sizes
     budget = chip.levels[2].capacity * chip.residency_share
     wave_m = torch.clamp(torch.ceil(torch.sqrt(chip.cores * grid.tile_n / mapping.m)), min=1.0)
     wave_m = torch.minimum(torch.minimum(wave_m, grid.blocks_m), chip.cores)

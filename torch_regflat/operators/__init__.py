@@ -18,6 +18,7 @@ from . import (
     products,
     recurrent,
     reduction,
+    transformer,
     views,
 )
 from .lowering import Lower, Lowered, lower_call, workload
@@ -41,6 +42,7 @@ __all__ = [
     "products",
     "recurrent",
     "reduction",
+    "transformer",
     "views",
     "workload",
 ]

@@ -3,8 +3,9 @@
 Dimensions: t steps (in order), m batch, n gates x hidden size, k input and hidden size together. Both weights are
 read once if they stay on chip over the steps; the cost kernel decides whether they do. Layers after the first read
 what the layer below wrote, a buffer of the result's size. FLOPs: 2·t·m·n·k, what torch's counter gives for the
-matrix products inside. Element-wise work of a step, per hidden element: lstm 4 vector and 3·2 + 2 special operations
-(three sigmoids, two tanh), gru 6 and 2·2 + 1, rnn 1 and 1; and 2 additions a gate.
+matrix products inside (a projection of the hidden state adds its own). Element-wise work of a step, per hidden
+element: lstm 4 vector and 3·2 + 2 special operations (three sigmoids, two tanh), gru 6 and 2·2 + 1, rnn 1 and 1; and
+2 additions a gate.
 """
 
 from __future__ import annotations
@@ -77,7 +78,8 @@ def _cell(
         "vector_ops": points * (vector * hidden + 2.0 * n),
         "special_ops": points * special * hidden,
     }
-    flops = 2 * points * n * (inputs + state)
+    projected = sum(t.numel() for t in rest if t.dim() == 2)
+    flops = 2 * points * (n * (inputs + state) + projected)
     return loop.nest("sequential", dtype_name(source), flops=flops, sequential=steps, **counts)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import textwrap
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 
@@ -18,7 +19,7 @@ WIDTH = 160
 
 _FIRST_HEADING: dict[GroupBy, str] = {"op": "operation", "kernel": "kernel", "module": "module", "layer": "layer"}
 _LONGEST_SHAPE = 40
-_SHORTEST_SHAPE = 12
+_SHORTEST_SHAPE = 20
 _TOP = "(top level)"
 
 
@@ -37,14 +38,19 @@ def render(
     joined = wide or all(table.width <= width for table in tables)
     if not wide:
         tables = [table.cut(width) for table in tables]
-    sections = [_heading(result, wide)]
+    sections = [_wrapped(_heading(result, wide), width)]
     for chip, table in zip(result.chips, tables, strict=True):
-        sections.append("\n".join(_header(chip, result.dtype)))
+        sections.append(_wrapped(_header(chip, result.dtype), width))
         sections.extend(table.draw(joined))
-        sections.append("\n".join(_footer(chip)))
+        sections.append(_wrapped(_footer(chip), width))
     if len(result.chips) > 1:
         sections.append(comparison(result.chips))
     return "\n\n".join(sections) + "\n"
+
+
+def _wrapped(lines: Iterable[str], width: int) -> str:
+    """Lines of prose, broken where they are longer than a table may be."""
+    return "\n".join(textwrap.fill(line, max(width, 60), subsequent_indent="  ") for line in lines)
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,7 +187,7 @@ def _total_row(chip: ChipResult) -> Row:
     )
 
 
-def _heading(result: Result, wide: bool) -> str:
+def _heading(result: Result, wide: bool) -> list[str]:
     facts = [printable(result.model) or "(unnamed)", result.phase]
     facts += [f"{word} {n}" for word, n in _sizes(result) if n is not None]
     facts += [result.dtype, printable(result.inputs)]
@@ -189,8 +195,7 @@ def _heading(result: Result, wide: bool) -> str:
     if wide:
         versions = {"cost model": result.model_version, **result.versions}
         lines.append("versions: " + ", ".join(f"{name} {value}" for name, value in versions.items() if value))
-    lines += [f"note: {note}" for note in result.notes]
-    return "\n".join(lines)
+    return lines + [f"note: {note}" for note in result.notes]
 
 
 def _sizes(result: Result) -> list[tuple[str, int | None]]:

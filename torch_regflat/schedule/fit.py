@@ -31,7 +31,7 @@ def fit(workload: Workload, kernels: Sequence[Kernel], chip: Chip, weights_bytes
 
 
 def peak_live_bytes(workload: Workload, kernels: Sequence[Kernel]) -> int:
-    """Most bytes of activations that are alive at once: from the kernel that writes them to the last that reads them."""
+    """Most bytes of activations alive at once: from the kernel that writes each to the last that reads it."""
     first: dict[int, int] = {}
     last: dict[int, int] = {}
     for kernel in kernels:

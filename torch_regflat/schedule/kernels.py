@@ -1,18 +1,24 @@
 """Which operations run as one kernel.
 
 The rules are those of a compiler such as Inductor, with the products, convolutions and attention left to libraries:
-element-wise operations and reductions over the same elements run together; a product takes an element-wise epilogue
-when nothing else reads its result; appending to a KV cache writes the new entries in place.
+
+- element-wise operations and reductions over the same elements run together
+- an element-wise kernel whose results only one other such kernel reads is computed inside that one
+- a product or convolution takes an element-wise epilogue when nothing else reads its result; attention writes its
+  result in the order the next operation wants it
+- appending to a KV cache writes the new entries in place
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import math
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 from ..workload import LoopNest, Operation, Workload
 
 _LIBRARY = ("product", "convolution", "attention", "sequential")
+_FUSIBLE = ("pointwise", "reduction")
 
 
 @dataclass(slots=True)
@@ -40,95 +46,155 @@ class Kernel:
 
 def form_kernels(workload: Workload) -> list[Kernel]:
     """Group the operations of a workload into kernels, in program order; views vanish."""
-    return _Fuser(workload).run()
+    groups = _absorb_producers(_Fuser(workload).run(), workload)
+    kernels = [Kernel(index, group.operations) for index, group in enumerate(groups)]
+    _find_traffic(kernels, workload)
+    return kernels
+
+
+@dataclass(slots=True)
+class _Group:
+    """Operations found to run together, and what later operations have to know about them."""
+
+    operations: list[Operation]
+    points: float
+    """Elements of the largest iteration space."""
+    library: bool
+
+    def outputs(self) -> set[int]:
+        return {t for op in self.operations for t in op.outputs}
+
+    def inputs(self) -> set[int]:
+        return {t for op in self.operations for t in op.inputs}
 
 
 class _Fuser:
-    def __init__(self, workload: Workload) -> None:
-        self.workload = workload
-        self.operations = [op for op in workload if not op.is_view]
-        self.kernels: list[Kernel] = []
-        self.writer: dict[int, int] = {}
-        """Kernel that last wrote a tensor."""
-        self.toucher: dict[int, int] = {}
-        """Last kernel that read or wrote a tensor."""
-        self.consumers = _count_readers(self.operations)
-        self.points: dict[int, float] = {}
-        self.library: dict[int, bool] = {}
-        self.outputs: dict[int, set[int]] = {}
+    """One walk in program order: each operation joins the group that wrote the latest of its inputs, or opens one."""
 
-    def run(self) -> list[Kernel]:
+    def __init__(self, workload: Workload) -> None:
+        self.operations = [op for op in workload if not op.is_view]
+        self.groups: list[_Group] = []
+        self.writer: dict[int, int] = {}
+        """Group that last wrote a tensor."""
+        self.toucher: dict[int, int] = {}
+        """Last group that read or wrote a tensor."""
+        self.readers = _count_readers(self.operations)
+
+    def run(self) -> list[_Group]:
         for op in self.operations:
             home = self._home(op)
+            points = max(_points(nest) for nest in op.nests)
             if home is None:
-                home = len(self.kernels)
-                self.kernels.append(Kernel(index=home))
-                self.points[home] = max(_points(nest) for nest in op.nests)
-                self.library[home] = any(nest.kind in _LIBRARY for nest in op.nests)
-                self.outputs[home] = set()
-            self._join(op, home)
-        _find_traffic(self.kernels, self.workload)
-        return self.kernels
-
-    def _join(self, op: Operation, home: int) -> None:
-        self.kernels[home].operations.append(op)
-        self.outputs[home].update(op.outputs)
-        for tensor in op.inputs:
-            self.toucher[tensor] = max(home, self.toucher.get(tensor, home))
-        for tensor in op.outputs:
-            self.writer[tensor] = home
-            self.toucher[tensor] = max(home, self.toucher.get(tensor, home))
+                home = len(self.groups)
+                self.groups.append(_Group([], points, any(nest.kind in _LIBRARY for nest in op.nests)))
+            group = self.groups[home]
+            group.operations.append(op)
+            group.points = max(group.points, points) if not group.library else group.points
+            for tensor in (*op.inputs, *op.outputs):
+                self.toucher[tensor] = max(home, self.toucher.get(tensor, home))
+            for tensor in op.outputs:
+                self.writer[tensor] = home
+        return self.groups
 
     def _home(self, op: Operation) -> int | None:
-        """The kernel this operation joins: the one that wrote the latest of its inputs, if the rules allow."""
-        if any(nest.kind not in ("pointwise", "reduction") for nest in op.nests) or not op.modelled:
+        if not op.modelled:
             return None
         written = [self.writer[t] for t in op.inputs if t in self.writer]
         if not written:
             return None
         home = max(written)
-        # Writing in place must not overtake a later kernel that still reads the old value.
+        # Writing in place must not overtake a later group that still reads the old value.
         if any(self.toucher.get(t, home) > home for t in op.outputs):
             return None
-        if self.library[home]:
-            return home if self._is_epilogue(op, home) else None
-        return home if self._same_space(op, home) else None
+        group = self.groups[home]
+        joins = self._is_epilogue(op, group) if group.library else self._same_space(op, group)
+        return home if joins else None
 
-    def _same_space(self, op: Operation, home: int) -> bool:
-        """Same elements, or the rows that a reduction of the kernel left."""
+    def _same_space(self, op: Operation, group: _Group) -> bool:
+        """Same elements, or the rows that a reduction of the group left."""
+        if not all(nest.kind in _FUSIBLE for nest in op.nests):
+            return False
         points = max(_points(nest) for nest in op.nests)
-        largest = self.points[home]
-        if points == largest:
+        if points == group.points:
             return True
-        if points > largest:
-            return False
-        rows = {_result_points(nest) for other in self.kernels[home].operations for nest in other.nests}
-        return points in rows
+        rows = {_result_points(nest) for other in group.operations for nest in other.nests}
+        return points < group.points and points in rows
 
-    def _is_epilogue(self, op: Operation, home: int) -> bool:
-        """Element-wise, on the whole result of a product or convolution that nothing else reads."""
-        first = self.kernels[home].operations[0]
-        if first.nests[0].kind not in ("product", "convolution") or any(n.kind != "pointwise" for n in op.nests):
+    def _is_epilogue(self, op: Operation, group: _Group) -> bool:
+        """Element by element on the whole result of a library kernel that nothing else reads."""
+        first = group.operations[0].nests[0]
+        outputs = group.outputs()
+        if any(self.readers[t] != 1 for t in op.inputs if t in outputs) or len(op.nests) != 1:
             return False
-        mine = [t for t in op.inputs if t in self.outputs[home]]
-        result = _result_points(first.nests[0])
-        return all(self.consumers[t] == 1 for t in mine) and all(_points(n) == result for n in op.nests)
+        nest = op.nests[0]
+        if _points(nest) != _result_points(first):
+            return False
+        if first.kind == "attention":
+            return _is_copy(op) and len(group.operations) == 1
+        return first.kind in ("product", "convolution") and nest.kind == "pointwise"
+
+
+def _absorb_producers(groups: list[_Group], workload: Workload) -> list[_Group]:
+    """Compute an element-wise group inside the only group that reads its results, where nothing changes in between."""
+    readers: dict[int, set[int]] = {}
+    writers: dict[int, list[int]] = {}
+    for index, group in enumerate(groups):
+        for tensor in group.inputs():
+            readers.setdefault(tensor, set()).add(index)
+        for tensor in group.outputs():
+            writers.setdefault(tensor, []).append(index)
+    gone: dict[int, int] = {}
+    for index in range(len(groups) - 1, -1, -1):
+        group = groups[index]
+        target = _only_reader(index, group, readers, workload)
+        if target is None:
+            continue
+        # The reader may itself have moved into a later group.
+        while target in gone:
+            target = gone[target]
+        changed = any(index < w <= target for t in group.inputs() for w in writers.get(t, ()))
+        host = groups[target]
+        if changed or host.library or group.points > host.points or not _streams_only(host):
+            continue
+        host.operations[:0] = group.operations
+        host.points = max(host.points, group.points)
+        gone[index] = target
+    return [group for index, group in enumerate(groups) if index not in gone]
+
+
+def _only_reader(index: int, group: _Group, readers: dict[int, set[int]], workload: Workload) -> int | None:
+    if group.library or any(nest.kind != "pointwise" for op in group.operations for nest in op.nests):
+        return None
+    found: set[int] = set()
+    for tensor in group.outputs():
+        known = workload.tensors[tensor]
+        if known.is_output or known.producer is None:
+            return None
+        found |= readers.get(tensor, set()) - {index}
+    return found.pop() if len(found) == 1 and min(found) > index else None
+
+
+def _streams_only(group: _Group) -> bool:
+    """Element-wise operations, reductions and concatenations: what a generated kernel can compute its inputs in."""
+    return all(
+        op.modelled
+        and all(nest.kind in _FUSIBLE or op.target.startswith(("aten.cat", "aten.stack")) for nest in op.nests)
+        for op in group.operations
+    )
+
+
+def _is_copy(op: Operation) -> bool:
+    return op.target.startswith(("aten.clone", "aten.contiguous", "aten.reshape", "aten.flatten"))
 
 
 def _points(nest: LoopNest) -> float:
-    points = 1.0
-    for size in nest.sizes:
-        points *= size
-    return points
+    return float(math.prod(nest.sizes))
 
 
 def _result_points(nest: LoopNest) -> float:
     """Elements of the result of a nest."""
     result = next((o for o in nest.operands if o.access != "read"), nest.operands[-1])
-    points = 1.0
-    for dim in result.dims:
-        points *= nest.sizes[dim]
-    return points
+    return float(math.prod(nest.sizes[dim] for dim in result.dims))
 
 
 def _count_readers(operations: Iterable[Operation]) -> dict[int, int]:
@@ -139,7 +205,14 @@ def _count_readers(operations: Iterable[Operation]) -> dict[int, int]:
     return readers
 
 
-def _find_traffic(kernels: list[Kernel], workload: Workload) -> None:
+def appended(op: Operation, workload: Workload) -> tuple[int, ...]:
+    """The KV cache tensors that a concatenation extends; serving engines keep room and write only what is new."""
+    if not op.target.startswith("aten.cat"):
+        return ()
+    return tuple(t for t in op.inputs if workload.tensors[t].role == "kv_cache")
+
+
+def _find_traffic(kernels: Sequence[Kernel], workload: Workload) -> None:
     """Fill `reads` and `writes`: bytes that cross the border of each kernel."""
     last_reader: dict[int, int] = {}
     for kernel in kernels:
@@ -149,17 +222,27 @@ def _find_traffic(kernels: list[Kernel], workload: Workload) -> None:
     for kernel in kernels:
         made: set[int] = set()
         for op in kernel.operations:
-            for nest in op.nests:
-                for operand in nest.operands:
-                    tensor = op.tensors[operand.slot]
-                    moved = operand.footprint_bytes(nest.sizes) * nest.passes
-                    if operand.access != "write" and tensor not in made:
-                        kernel.reads[tensor] = max(kernel.reads.get(tensor, 0.0), moved)
-                    if operand.access != "read":
-                        kernel.writes[tensor] = max(kernel.writes.get(tensor, 0.0), moved)
+            _add_operands(kernel, op, made, workload)
             made.update(op.outputs)
         # A side output that nobody reads is still written; only what is read in here alone never leaves.
         for tensor in [t for t in kernel.writes if t in last_reader and last_reader[t] <= kernel.index]:
             known = workload.tensors[tensor]
             if not known.is_output and known.producer is not None:
                 del kernel.writes[tensor]
+
+
+def _add_operands(kernel: Kernel, op: Operation, made: set[int], workload: Workload) -> None:
+    extended = appended(op, workload)
+    for nest in op.nests:
+        kept = math.fsum(
+            o.footprint_bytes(nest.sizes)
+            for o in nest.operands
+            if o.access == "read" and op.tensors[o.slot] in extended
+        )
+        for operand in nest.operands:
+            tensor = op.tensors[operand.slot]
+            moved = operand.footprint_bytes(nest.sizes) * nest.passes
+            if operand.access != "write" and tensor not in made and tensor not in extended:
+                kernel.reads[tensor] = max(kernel.reads.get(tensor, 0.0), moved)
+            if operand.access != "read":
+                kernel.writes[tensor] = max(kernel.writes.get(tensor, 0.0), moved - kept)

@@ -54,9 +54,9 @@ def cached(kernels: list[Kernel], workload: Workload, budget: float) -> list[Res
     for kernel, here in zip(kernels, result, strict=True):
         for tensor, size in kernel.writes.items():
             last = last_read.get(tensor, -1)
-            if _temporary(tensor, workload) and last > kernel.index:
-                if marks[last] - marks[kernel.index] + size <= budget:
-                    here.kept.add(tensor)
+            lives = last > kernel.index and _temporary(tensor, workload)
+            if lives and marks[last] - marks[kernel.index] + size <= budget:
+                here.kept.add(tensor)
     return result
 
 

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
 
-from ..errors import CapacityError
+from ..cost.shapes import KernelShape
+from ..errors import InputError
 from ..hardware.chip import Chip
 from ..hardware.software import Software
 from ..result import ChipResult, Coverage, Fit, KernelCost, LevelCost, Part, Total
@@ -40,9 +43,10 @@ def run(
         slots = serial(choices)
     else:
         slots = prefetched(choices, places, chip.on_chip[-1].usable_bytes)
+    pricer = _Pricer(workload, chip)
     costs = tuple(
-        _kernel_cost(kernel, choice, slot, workload, chip)
-        for kernel, choice, slot in zip(kernels, choices, slots, strict=True)
+        pricer.cost(kernel, shape, choice, slot)
+        for kernel, shape, choice, slot in zip(kernels, shapes, choices, slots, strict=True)
     )
     return ChipResult(
         chip=chip.name,
@@ -66,43 +70,93 @@ def _places(kernels: list[Kernel], workload: Workload, chip: Chip, software: Sof
     return managed(kernels, workload, last, STREAM_RESERVE)
 
 
-def _kernel_cost(kernel: Kernel, choice: Choice, slot: Slot, workload: Workload, chip: Chip) -> KernelCost:
-    names = [level.name for level in chip.memory]
-    work = math.fsum(nest.work for op in kernel.operations for nest in op.nests)
-    dtype = kernel.operations[0].dtype
-    parts = _parts(kernel, chip)
-    peak = _peak(chip, dtype)
-    far = choice.read_bytes[-1] + choice.write_bytes[-1]
-    seconds = slot.share_s
-    return KernelCost(
-        name="+".join(dict.fromkeys(_short(op.target) for op in kernel.operations)),
-        path=kernel.path,
-        parts=parts,
-        latency_s=seconds,
-        start_s=slot.start_s,
-        flops=sum(op.flops for op in kernel.operations),
-        executed_flops=work,
-        vector_ops=math.fsum(n.vector_ops + n.special_ops for op in kernel.operations for n in op.nests),
-        traffic_bytes={n: r + w for n, r, w in zip(names, choice.read_bytes, choice.write_bytes, strict=True)},
-        operand_bytes=_by_role(kernel, choice, workload, far),
-        memory_energy_j=dict(zip(names, choice.level_energy_j, strict=True)),
-        compute_energy_j=choice.compute_energy_j,
-        static_energy_j=chip.power.static.value * seconds,
-        unattributed_energy_j=choice.unattributed_energy_j,
-        utilization=min(work / (seconds * peak), 1.0) if seconds and peak else 0.0,
-        bandwidth_utilization=min(far / (seconds * chip.external.read_bytes_per_s), 1.0) if seconds else 0.0,
-        bound_by=_bound_by(choice, slot, chip),
-        busy_s={**choice.resources_s, chip.external.name: choice.external_s, "launch": choice.overhead_s},
-        dtype=dtype,
-        mapping=choice.mapping,
-        candidates=choice.candidates,
-        reason=choice.reason,
-        modelled=all(op.modelled for op in kernel.operations),
-    )
+@dataclass(frozen=True, slots=True)
+class _Known:
+    """What kernels of one shape and the same nests have in common."""
+
+    name: str
+    shares: tuple[float, ...]
+    part_flops: tuple[tuple[int, float], ...]
+    flops: int
+    work: float
+    ideal_s: float
+    vector_ops: float
+    far_s: float
+    traffic: dict[str, float]
+    by_role: dict[str, float]
+    energy: dict[str, float]
+    busy: dict[str, float]
 
 
-def _bound_by(choice: Choice, slot: Slot, chip: Chip) -> str:
-    external = f"{chip.external.name} bandwidth"
+class _Pricer:
+    """Makes the `KernelCost` of each instance; what equal kernels share is computed once."""
+
+    def __init__(self, workload: Workload, chip: Chip) -> None:
+        self.workload, self.chip = workload, chip
+        self.external = chip.external
+        self.levels = [level.name for level in chip.memory]
+        self.known: dict[Any, _Known] = {}
+
+    def cost(self, kernel: Kernel, shape: KernelShape, choice: Choice, slot: Slot) -> KernelCost:
+        key = (shape, *[id(op.nests) for op in kernel.operations])
+        known = self.known.get(key)
+        if known is None:
+            known = self.known[key] = self._learn(kernel, shape, choice)
+        seconds = slot.share_s
+        return KernelCost(
+            name=known.name,
+            path=kernel.path,
+            parts=tuple(
+                Part(op.target, op.path, share, flops, executed, op.shapes)
+                for op, share, (flops, executed) in zip(kernel.operations, known.shares, known.part_flops, strict=True)
+            ),
+            latency_s=seconds,
+            start_s=slot.start_s,
+            flops=known.flops,
+            executed_flops=known.work,
+            vector_ops=known.vector_ops,
+            traffic_bytes=known.traffic,
+            operand_bytes=known.by_role,
+            memory_energy_j=known.energy,
+            compute_energy_j=choice.compute_energy_j,
+            static_energy_j=self.chip.power.static.value * seconds,
+            unattributed_energy_j=choice.unattributed_energy_j,
+            utilization=min(known.ideal_s / seconds, 1.0) if seconds else 0.0,
+            bandwidth_utilization=min(known.far_s / seconds, 1.0) if seconds else 0.0,
+            bound_by=_bound_by(choice, slot, f"{self.external.name} bandwidth"),
+            busy_s=known.busy,
+            dtype=shape.dtype,
+            mapping=choice.mapping,
+            candidates=choice.candidates,
+            reason=choice.reason,
+            modelled=all(op.modelled for op in kernel.operations),
+        )
+
+    def _learn(self, kernel: Kernel, shape: KernelShape, choice: Choice) -> _Known:
+        nests = [nest for op in kernel.operations for nest in op.nests]
+        alone = [_roofline(op, self.chip) for op in kernel.operations]
+        total = math.fsum(alone)
+        far = choice.read_bytes[-1] + choice.write_bytes[-1]
+        work = math.fsum(nest.work for nest in nests)
+        peak = _peak(self.chip, shape.dtype)
+        traffic = zip(self.levels, choice.read_bytes, choice.write_bytes, strict=True)
+        return _Known(
+            name="+".join(dict.fromkeys(_short(op.target) for op in kernel.operations)),
+            shares=tuple(s / total if total else 1.0 / len(alone) for s in alone),
+            part_flops=tuple((op.flops, math.fsum(nest.work for nest in op.nests)) for op in kernel.operations),
+            flops=sum(op.flops for op in kernel.operations),
+            work=work,
+            ideal_s=work / peak if peak else 0.0,
+            vector_ops=math.fsum(n.vector_ops + n.special_ops for n in nests),
+            far_s=far / self.external.read_bytes_per_s,
+            traffic={name: read + written for name, read, written in traffic},
+            by_role=_by_role(kernel, choice, self.workload, far),
+            energy=dict(zip(self.levels, choice.level_energy_j, strict=True)),
+            busy={**choice.resources_s, self.external.name: choice.external_s, "launch": choice.overhead_s},
+        )
+
+
+def _bound_by(choice: Choice, slot: Slot, external: str) -> str:
     if slot.waited_for:
         return external
     busy = {**choice.resources_s, external: choice.external_s, "launch": choice.overhead_s}
@@ -128,23 +182,6 @@ def _by_role(kernel: Kernel, choice: Choice, workload: Workload, far: float) -> 
     elif rest > 0:
         found["activation"] = found.get("activation", 0.0) + rest
     return found
-
-
-def _parts(kernel: Kernel, chip: Chip) -> tuple[Part, ...]:
-    """Each operation with its share of the kernel, in proportion to its own roofline time."""
-    alone = [_roofline(op, chip) for op in kernel.operations]
-    total = math.fsum(alone)
-    return tuple(
-        Part(
-            target=op.target,
-            path=op.path,
-            share=seconds / total if total else 1.0 / len(alone),
-            flops=op.flops,
-            executed_flops=math.fsum(nest.work for nest in op.nests),
-            shapes=op.shapes,
-        )
-        for op, seconds in zip(kernel.operations, alone, strict=True)
-    )
 
 
 def _roofline(op: Operation, chip: Chip) -> float:
@@ -174,7 +211,8 @@ def _total(costs: Sequence[KernelCost], chip: Chip) -> Total:
     bound: dict[str, list[float]] = {}
     for cost in costs:
         bound.setdefault(cost.bound_by, []).append(cost.latency_s)
-    ideal = math.fsum(c.executed_flops / _peak(chip, c.dtype) for c in costs if c.executed_flops)
+    peaks = {dtype: _peak(chip, dtype) for dtype in {c.dtype for c in costs}}
+    ideal = math.fsum(c.executed_flops / peaks[c.dtype] for c in costs if c.executed_flops)
     far = math.fsum(c.traffic_bytes[chip.external.name] for c in costs)
     return Total(
         latency_s=latency,
@@ -219,15 +257,15 @@ def coverage(workload: Workload) -> Coverage:
 
 
 def check_dtypes(kernels: Sequence[Kernel], chip: Chip) -> None:
-    """Raise `CapacityError`'s sibling for a dtype the chip cannot compute in, naming the first module that needs it."""
+    """Raise `InputError` for a dtype the chip cannot compute in, naming the first module that needs it."""
     for kernel in kernels:
         for op in kernel.operations:
             for nest in op.nests:
                 if nest.work and not chip.supports(nest.dtype):
                     does = ", ".join(chip.dtypes)
-                    raise CapacityError(
-                        f"{chip.name} cannot compute in {nest.dtype}, which {op.path or 'the model'} ({op.target}) needs; "
-                        f"it does {does}: pass another --dtype or chip"
+                    raise InputError(
+                        f"{chip.name} cannot compute in {nest.dtype}, which {op.path or 'the model'} ({op.target}) "
+                        f"needs; it does {does}: choose another dtype or chip"
                     )
 
 

@@ -99,8 +99,7 @@ def pick(measure: Tensor, energy: Tensor, legal: Tensor, key: Tensor) -> tuple[T
 
     Returns (flat index `[kernel, chip]`, the second-best measure, the number of legal candidates).
     """
-    shape = torch.broadcast_shapes(measure.shape, energy.shape, legal.shape, key.shape)
-    legal, measure, energy, key = (t.expand(shape).flatten(-2) for t in (legal, measure, energy, key))
+    legal, measure, energy, key = (t.flatten(-2) for t in torch.broadcast_tensors(legal, measure, energy, key))
     infinity = torch.full((), float("inf"), dtype=torch.float64)
     remaining = legal
     for value in (measure, energy, key):
@@ -198,13 +197,13 @@ def _nothing_fits(kernel: KernelShape, chip: Chip) -> str:
     level = chip.on_chip[-1]
     least = sum(o.point_bytes for o in kernel.operands) * 2
     return (
-        f"no tiling of a {kernel.kind} with b, m, n, k = {kernel.sizes} fits {level.name} of {chip.name}: even tiles of "
-        f"one element need {least:.0f} bytes, {level.usable_bytes * kernel.available:.0f} are free"
+        f"no tiling of a {kernel.kind} with b, m, n, k = {kernel.sizes} fits {level.name} of {chip.name}: "
+        f"even tiles of one element need {least:.0f} bytes, {level.usable_bytes * kernel.available:.0f} are free"
     )
 
 
 def _engine_dtype(kernel: KernelShape, chip: Chip) -> str:
-    """The dtype whose engine does the kernel; kernels without matrix work run on the vector engine whatever they hold."""
+    """The dtype whose engine does the kernel; without matrix work it is the vector engine's, whatever it holds."""
     return kernel.dtype if kernel.work and chip.supports(kernel.dtype) else _VECTOR_FALLBACK
 
 
