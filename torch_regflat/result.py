@@ -319,7 +319,7 @@ def _row(label: str, members: list[_Member], calls: int, total_s: float) -> Row:
         flops=sum(work.flops for work in works),
         executed_flops=math.fsum(work.executed_flops for work in works),
         traffic_bytes=_sum_dicts((k.traffic_bytes, s) for k, s in zip(kernels, shares, strict=True)),
-        utilization=weighted(zip((k.utilization for k in kernels), times, strict=True)),
+        utilization=min(math.fsum(map(_ideal_s, kernels, works)) / latency, 1.0) if latency else 0.0,
         bandwidth_utilization=weighted(zip((k.bandwidth_utilization for k in kernels), times, strict=True)),
         bound_by=heaviest(zip((k.bound_by for k in kernels), times, strict=True)),
         share=latency / total_s if total_s else 0.0,
@@ -327,6 +327,12 @@ def _row(label: str, members: list[_Member], calls: int, total_s: float) -> Row:
         kernels=len({index for index, _, _ in members}),
         mapping=_only(kernel.mapping for kernel in kernels),
     )
+
+
+def _ideal_s(kernel: KernelCost, work: KernelCost | Part) -> float:
+    """Seconds that the executed FLOPs of a kernel, or of one of its parts, would take at the dense peak."""
+    share = work.executed_flops / kernel.executed_flops if kernel.executed_flops else 0.0
+    return kernel.utilization * kernel.latency_s * share
 
 
 def _shapes(kernel: KernelCost, part: Part | None) -> str:

@@ -181,27 +181,49 @@ class Workload:
         return sum(t.nbytes for t in self.tensors.values() if t.role == role)
 
 
+def extended_caches(op: Operation, tensors: dict[int, Tensor]) -> tuple[int, ...]:
+    """The KV cache tensors that a concatenation extends; serving engines keep room and write only what is new."""
+    if not op.target.startswith("aten.cat"):
+        return ()
+    return tuple(t for t in op.inputs if tensors[t].role == "kv_cache")
+
+
+def with_growing_caches(workload: Workload) -> Workload:
+    """The same workload where a KV cache that was appended to is a KV cache."""
+    tensors = dict(workload.tensors)
+    for op in workload:
+        if extended_caches(op, tensors):
+            for tensor in op.outputs:
+                tensors[tensor] = replace(tensors[tensor], role="kv_cache")
+    return replace(workload, tensors=tensors)
+
+
 def with_kv_bits(workload: Workload, bits: float) -> Workload:
     """The same workload with its KV cache stored in `bits` bits an element."""
-    changed: dict[int, tuple[LoopNest, ...]] = {}
+    roles = {key: tensor.role for key, tensor in workload.tensors.items()}
+    stored: set[float] = set()
+    changed: dict[tuple[int, ...], tuple[LoopNest, ...]] = {}
+
+    def operand(op: Operation, old: Operand) -> Operand:
+        if roles[op.tensors[old.slot]] != "kv_cache":
+            return old
+        stored.add(old.bits)
+        return replace(old, bits=bits)
 
     def nests(op: Operation) -> tuple[LoopNest, ...]:
-        if id(op.nests) not in changed:
-            changed[id(op.nests)] = tuple(
-                replace(
-                    nest, operands=tuple(replace(o, bits=bits) if o.role == "kv_cache" else o for o in nest.operands)
-                )
-                for nest in op.nests
-            )
-        return changed[id(op.nests)]
+        cached = [slot for slot, tensor in enumerate(op.tensors) if roles[tensor] == "kv_cache"]
+        if not cached:
+            return op.nests
+        key = (id(op.nests), *cached)
+        if key not in changed:
+            new = [replace(nest, operands=tuple(operand(op, o) for o in nest.operands)) for nest in op.nests]
+            changed[key] = tuple(new)
+        return changed[key]
 
-    stored = {o.bits for op in workload for nest in op.nests for o in nest.operands if o.role == "kv_cache"}
-    if not stored:
-        return workload
-    scale = bits / max(stored)
+    operations = tuple(replace(op, nests=nests(op)) for op in workload)
+    scale = bits / max(stored) if stored else 1.0
     tensors = {
         key: replace(t, nbytes=round(t.nbytes * scale)) if t.role == "kv_cache" else t
         for key, t in workload.tensors.items()
     }
-    operations = tuple(replace(op, nests=nests(op)) for op in workload)
     return replace(workload, operations=operations, tensors=tensors)

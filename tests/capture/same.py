@@ -12,7 +12,9 @@ from torch.fx.node import map_arg
 from torch_regflat.capture import Captured, capture_with_result
 
 
-def both(fn: Callable[..., Any], args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None, **options: Any) -> Captured:
+def both(
+    fn: Callable[..., Any], args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None, **options: Any
+) -> Captured:
     """Capture with and without repeats, check that the graphs are the same, and return the one with repeats."""
     quick = capture_with_result(fn, args, kwargs, repeats=True, **options)
     full = capture_with_result(fn, args, kwargs, repeats=False, **options)

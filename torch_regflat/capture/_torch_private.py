@@ -40,7 +40,7 @@ def without_dispatch() -> AbstractContextManager[Any]:
 def storage_key(tensor: torch.Tensor) -> int:
     """The address of the tensor's storage object, or of the tensor where it has none (sparse)."""
     try:
-        return tensor.untyped_storage()._cdata
+        return int(tensor.untyped_storage()._cdata)
     except NotImplementedError:
         return id(tensor)
 
@@ -198,9 +198,12 @@ def _value_method(name: str, original: Callable[..., Any]) -> Callable[..., Any]
     # `tolist` and `numpy` read memory without an operator that a dispatch mode could see.
     def ask(self: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
         stack = _handlers.stack
-        if stack and self.device.type == "meta":
+        if not stack:
+            return original(self, *args, **kwargs)
+        if self.device.type == "meta":
             self = stack[-1].values_of(self, name)
-        return original(self, *args, **kwargs)
+        with without_dispatch():
+            return original(self, *args, **kwargs)
 
     return ask
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
+from torch.fx import Node
 from torch.utils import _pytree as pytree
 
 from . import state
@@ -48,7 +49,7 @@ class CallInputs:
             self.facts.append(self._seen[id(value)])
         else:
             self._seen[id(value)] = len(self._seen)
-            self.facts.append(type(value))
+            self.facts.append((type(value),))
             for part, below in self._parts(value, below_own):
                 self._look(part, below)
 
@@ -110,8 +111,47 @@ def _has_prefix(path: Path, changed: set[Path]) -> bool:
 
 def _relative(path: Path, own: int) -> Path:
     for i, (kind, key) in enumerate(path):
-        if kind == "item" or (kind == "key" and type(key) is int):
+        if kind == "item" or (kind == "key" and isinstance(key, int)):
             if key != own:
                 raise NotRepeatable("it changed the state of another layer")
             return (*path[:i], (kind, OWN), *path[i + 1 :])
     raise NotRepeatable("it changed state that all layers share")
+
+
+@dataclass(frozen=True, slots=True)
+class Made:
+    """A tensor that the layer made: for a copy, a new one like it is made."""
+
+    node: Node
+    like: torch.Tensor
+    number: int
+
+
+@dataclass(frozen=True, slots=True)
+class Taken:
+    """A tensor that went in: an input, or the layer's own, by position."""
+
+    kind: Literal["input", "own"]
+    at: int
+
+
+@dataclass(frozen=True, slots=True)
+class NewObject:
+    """An object that the layer put into the state, with descriptions of its parts."""
+
+    kind: type
+    parts: tuple[tuple[Any, Any], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Leaf:
+    """An argument that came out again."""
+
+    at: int
+
+
+@dataclass(frozen=True, slots=True)
+class Same:
+    """Any other value: it is the same for all layers."""
+
+    value: Any

@@ -39,6 +39,16 @@ def submodules(module: torch.nn.Module) -> Iterator[torch.nn.Module]:
         pending += [child for child in reversed(module._modules.values()) if child is not None]
 
 
+def index_attributes(module: torch.nn.Module, index: int) -> list[tuple[torch.nn.Module, str]]:
+    """The attributes below `module` that hold its own index among its siblings."""
+    return [
+        (part, name)
+        for part in submodules(module)
+        for name, value in part.__dict__.items()
+        if type(value) is int and value == index and _INDEX_NAME.search(name)
+    ]
+
+
 def own_tensors(module: torch.nn.Module) -> Iterator[torch.Tensor]:
     """The parameters, buffers and plain tensor attributes below `module`, in a fixed order."""
     for part in submodules(module):
@@ -62,7 +72,7 @@ def _add(
     seen[id(module)] = len(seen)
     if has_hooks(module):
         return False
-    found += (type(module), module.training)
+    found.append((type(module), module.training))
     for table in (module._parameters, module._buffers):
         for name, tensor in table.items():
             found.append((name, None if tensor is None else _tensor(tensor, storages)))
@@ -91,6 +101,10 @@ def _attribute(name: str, value: Any, index: int, siblings: int, storages: dict[
         return _tensor(value, storages)
     if kind.__name__.endswith("Config"):
         return id(value), _settings_of_layer(value, index, siblings)
+    if kind is list and len(value) >= siblings:
+        return _plain(value), _plain(value[index])
+    if kind is dict and index in value:
+        return _plain(value), _plain(value[index])
     return _plain(value)
 
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import sys
+
 import torch
 
 Containers = (torch.nn.ModuleList, torch.nn.Sequential, torch.nn.ModuleDict)
@@ -92,3 +95,14 @@ def readable(path: str, module: torch.nn.Module | None, fallback: str) -> str:
         return fallback
     kind = type(module).__name__
     return f"{path} ({kind})" if path and path != kind else kind
+
+
+_OURS = (os.path.dirname(torch.__file__) + os.sep, os.path.dirname(__file__) + os.sep)
+
+
+def user_line() -> str:
+    """`file:line` of the innermost line of Python that is neither torch's nor ours."""
+    frame = sys._getframe(1)
+    while frame is not None and frame.f_code.co_filename.startswith(_OURS):
+        frame = frame.f_back  # type: ignore[assignment]
+    return f"{frame.f_code.co_filename}:{frame.f_lineno}" if frame is not None else "the code"

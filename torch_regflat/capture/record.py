@@ -7,7 +7,9 @@ the dispatch mode whole, so they stay whole in the graph.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import gc
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -87,7 +89,7 @@ class _Run:
         given.state((self.args, self.kwargs, self.kv_cache))
         finished = False
         try:
-            with torch.inference_mode():
+            with _no_collection(), torch.inference_mode():
                 args, kwargs = Inputs(recorder, self.fn, self.kv_cache).add(self.args, self.kwargs)
                 with intercepted(recorder), recorder:
                     result = self._call(recorder, args, kwargs)
@@ -107,3 +109,15 @@ class _Run:
         except Exception as error:
             where = recorder.where(error)
             raise CaptureError(f"{where}: {type(error).__name__}: {error}") from error
+
+
+@contextmanager
+def _no_collection() -> Iterator[None]:
+    """Without garbage collection: thousands of new nodes would set off searches of all that was ever imported."""
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            gc.enable()

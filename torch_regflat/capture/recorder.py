@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import operator
-import os
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -15,19 +13,19 @@ from torch.fx import Graph, GraphModule, Node
 from ..errors import CaptureError
 from . import state
 from ._torch_private import OpInfo, TorchDispatchMode, lazy_graph_module, op_info, without_dispatch
-from .names import Names, attribute_name, readable
+from .names import Names, attribute_name, readable, user_line
 from .repeats import Repeats
 from .twins import Twins
 from .values import Unknown, Values
 
 
-class Recorder(TorchDispatchMode):
+class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """The dispatch mode: each operator is run on meta twins and appended to `graph`."""
 
     def __init__(
         self, root: torch.nn.Module | None, name: str, home: torch.device, *, repeats: bool, saved: state.Saved
     ) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.name, self.home = name, home
         self.graph = Graph()
         self.nodes: list[Node] = []
@@ -106,7 +104,7 @@ class Recorder(TorchDispatchMode):
         return real
 
     def _refusal(self, does: str, unknown: Unknown) -> CaptureError:
-        return CaptureError(f"{self.here()}: {_user_line()} {does} that depends on {unknown.why}; {unknown.advice}")
+        return CaptureError(f"{self.here()}: {user_line()} {does} that depends on {unknown.why}; {unknown.advice}")
 
     def _split(self, value: Any) -> tuple[Any, Any]:
         """An argument as it is run (meta twins) and as it is recorded (nodes)."""
@@ -158,7 +156,7 @@ class Recorder(TorchDispatchMode):
         twin = self.twin(args[0])
         if self.twins.user(twin) is not twin:
             raise CaptureError(
-                f"{self.here()}: {_user_line()} changes the shape of a tensor of the model in place ({func}); "
+                f"{self.here()}: {user_line()} changes the shape of a tensor of the model in place ({func}); "
                 "change the shape of a view instead (without the trailing underscore)"
             )
         node.meta["val"] = torch.ops.aten.alias.default(twin)
@@ -345,14 +343,3 @@ class Recorder(TorchDispatchMode):
             "storage": tuple(n.meta["storage"] for n in outputs),
         }
         return lazy_graph_module(self._attributes, self.graph, self.name)
-
-
-_OURS = (os.path.dirname(torch.__file__) + os.sep, os.path.dirname(__file__) + os.sep)
-
-
-def _user_line() -> str:
-    """`file:line` of the innermost line of Python that is neither torch's nor ours."""
-    frame = sys._getframe(1)
-    while frame is not None and frame.f_code.co_filename.startswith(_OURS):
-        frame = frame.f_back  # type: ignore[assignment]
-    return f"{frame.f_code.co_filename}:{frame.f_lineno}" if frame is not None else "the code"

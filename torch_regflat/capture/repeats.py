@@ -16,6 +16,7 @@ from ._torch_private import has_global_hooks
 from .effects import CallInputs, NotRepeatable
 from .fingerprint import fingerprint
 from .replay import Before, Replay, Template
+from .watch import watched
 
 if TYPE_CHECKING:
     from .recorder import Recorder
@@ -58,7 +59,8 @@ class Repeats:
                 if not template.dead and known == signature:
                     return Replay(template, module, inputs).run()
             before = Before(self._recorder, module, inputs)
-        result = call(module, *args, **kwargs)
+        with watched(module, place.index) as watch:
+            result = call(module, *args, **kwargs)
         self._tries[built] = self._tries.get(built, 0) + 1
         with self._recorder.paused():
             try:
@@ -68,7 +70,11 @@ class Repeats:
                     raise NotRepeatable("it asked for the value of a tensor")
                 if fingerprint(module, place.index, place.count) != built:
                     raise NotRepeatable("it changed attributes of its own")
+                if watch.used:
+                    raise NotRepeatable("it computes with its index")
                 template = Template(self._recorder, module, inputs, before, result)
+                if watch.has_index and template.picks(place.index):
+                    raise NotRepeatable("it may take its part of a tensor for all layers")
             except NotRepeatable:
                 return result
             self._templates.setdefault(built, []).append((signature, template))

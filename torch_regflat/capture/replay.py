@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
@@ -13,11 +11,12 @@ from torch.utils import _pytree as pytree
 
 from . import state
 from ._torch_private import call_function
-from .effects import CallInputs, NotRepeatable, Snapshot, changes
+from .effects import CallInputs, Leaf, Made, NewObject, NotRepeatable, Same, Snapshot, Taken, changes
 from .fingerprint import own_tensors, submodules
 from .inputs import is_cache
 from .names import attribute_name
 from .twins import new_storage, on_storage
+from .watch import picks_by_index
 
 if TYPE_CHECKING:
     from .recorder import Recorder
@@ -36,45 +35,6 @@ class Before:
         self.input_nodes = [recorder.known(tensor) for tensor in inputs.tensors]
         self.own_nodes = [recorder.known(tensor) for tensor in self.own]
         self.state = Snapshot(inputs.objects)
-
-
-@dataclass(frozen=True, slots=True)
-class Made:
-    """A tensor that the layer made: for a copy, a new one like it is made."""
-
-    node: Node
-    like: torch.Tensor
-    number: int
-
-
-@dataclass(frozen=True, slots=True)
-class Taken:
-    """A tensor that went in: an input, or the layer's own, by position."""
-
-    kind: Literal["input", "own"]
-    at: int
-
-
-@dataclass(frozen=True, slots=True)
-class NewObject:
-    """An object that the layer put into the state, with descriptions of its parts."""
-
-    kind: type
-    parts: tuple[tuple[Any, Any], ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Leaf:
-    """An argument that came out again."""
-
-    at: int
-
-
-@dataclass(frozen=True, slots=True)
-class Same:
-    """Any other value: it is the same for all layers."""
-
-    value: Any
 
 
 class Template:
@@ -99,7 +59,8 @@ class Template:
         self.writes = {node: recorder.values.writes[node] for node in self.nodes if node in recorder.values.writes}
         self.paths = [recorder.names.module(part) for part in submodules(module)]
         self.changes = [
-            (c.object_at, c.path, self._describe(c.value, before.state)) for c in changes(before.state, inputs.objects, inputs.index)
+            (c.object_at, c.path, self._describe(c.value, before.state))
+            for c in changes(before.state, inputs.objects, inputs.index)
         ]
         leaves, self.result_spec = pytree.tree_flatten(result, is_leaf=is_cache)
         self.result = [self._describe_leaf(leaf) for leaf in leaves]
@@ -197,6 +158,14 @@ class Template:
         twins = self.recorder.twins
         return found | {id(twins.of(tensor)) for tensor in (*self.inputs.tensors, *self.own)}
 
+    def picks(self, index: int) -> bool:
+        """Whether it picks from a tensor that was passed in what has the layer's index."""
+        return any(
+            node.all_input_nodes[0] in self.sources and picks_by_index(node, index)
+            for node in self.nodes
+            if node.all_input_nodes
+        )
+
     def made_inside(self) -> dict[int, Node]:
         """The tensors made by this run that nothing outside should see, by id."""
         found: dict[int, Node] = {}
@@ -246,10 +215,10 @@ class Replay:
 
     def _copy(self, node: Node) -> None:
         recorder, meta = self.recorder, node.meta
-        path = self._path = self._paths.get(meta["module_path"], meta["module_path"])
+        path = self._path = self._paths.get(meta["module_path"]) or meta["module_path"]
         args = map_arg(node.args, self._resolve)
         kwargs = map_arg(node.kwargs, self._resolve) if node.kwargs else {}
-        copied = call_function(recorder.graph, node.target, args, kwargs, node.name)  # type: ignore[arg-type]
+        copied = call_function(recorder.graph, node.target, args, kwargs, node.name)
         storage = meta["storage"]
         copied.meta = {
             "val": meta["val"],
@@ -294,7 +263,7 @@ class Replay:
         for part in submodules(self.module):
             name = attribute_name(part, tensor)
             if name is not None:
-                path = self.recorder.names.module(part)
+                path = self.recorder.names.module(part) or ""
                 return self.recorder.names.unique(f"{path}.{name}" if path else name)
         return None
 

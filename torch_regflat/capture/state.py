@@ -15,7 +15,19 @@ import torch
 Step: TypeAlias = tuple[str, Any]
 Path: TypeAlias = tuple[Step, ...]
 
-PLAIN = (bool, int, float, complex, str, bytes, type(None), torch.dtype, torch.device, torch.layout, torch.memory_format)
+PLAIN = (
+    bool,
+    int,
+    float,
+    complex,
+    str,
+    bytes,
+    type(None),
+    torch.dtype,
+    torch.device,
+    torch.layout,
+    torch.memory_format,
+)
 MAX_DEPTH = 8
 MAX_ENTRIES = 200_000
 
@@ -92,14 +104,16 @@ def tensors(value: Any) -> list[tuple[Path, torch.Tensor]]:
 def step_into(value: Any, step: Step, own: int) -> Any:
     """Follow one step of a relative path."""
     kind, key = step
-    key = own if key is OWN else key
+    if key is OWN:
+        key = own
     return getattr(value, key) if kind == "attr" else value[key]
 
 
 def put(value: Any, step: Step, own: int, new: Any) -> None:
     """Set what one step of a relative path leads to; one past the end of a list appends."""
     kind, key = step
-    key = own if key is OWN else key
+    if key is OWN:
+        key = own
     if kind == "attr":
         setattr(value, key, new)
     elif isinstance(value, list) and key == len(value):
@@ -111,7 +125,7 @@ def put(value: Any, step: Step, own: int, new: Any) -> None:
 def is_indexed(value: Any) -> bool:
     """Whether `value` may hold one element for each layer: a list, a tuple, or a dict with only integer keys."""
     if isinstance(value, dict):
-        return all(type(key) is int for key in value)
+        return all(isinstance(key, int) for key in value)
     return isinstance(value, (list, tuple))
 
 

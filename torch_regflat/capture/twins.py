@@ -105,5 +105,5 @@ def on_storage(storage: torch.UntypedStorage, like: torch.Tensor) -> torch.Tenso
     # In inference mode a view of a normal tensor is a normal tensor, so twins have to be of the same kind.
     with torch.inference_mode(like.is_inference()):
         made = torch.empty(0, dtype=like.dtype, device="meta")
-        made.set_(storage, like.storage_offset(), like.size(), like.stride())  # type: ignore[call-overload]
+        made.set_(storage, like.storage_offset(), like.size(), like.stride())
     return made

@@ -73,7 +73,7 @@ class Values:
                 continue
             needed.add(node)
             self._check(node, len(needed))
-            pending += node.all_input_nodes
+            pending += reversed(node.all_input_nodes)
             for number in _numbers(node.meta["storage"]):
                 pending += self.writers.get(number, ())
         self._check_written(needed)
@@ -87,7 +87,9 @@ class Values:
         for node in needed:
             if node in self.real and self._written(node):
                 if node.meta["storage"] in seen:  # copies of views of one storage would not see each other's changes
-                    raise Unknown(f"{_described(node)}, which is changed in place", "pass a tensor that shares no memory")
+                    raise Unknown(
+                        f"{_described(node)}, which is changed in place", "pass a tensor that shares no memory"
+                    )
                 seen.add(node.meta["storage"])
 
     def _check(self, node: Node, count: int) -> None:
@@ -102,7 +104,8 @@ class Values:
             raise Unknown(f"uninitialised memory ({node.target})", "make the tensor with torch.zeros or torch.full")
         if count > MAX_NODES or _elements(node.meta["val"]) > MAX_ELEMENTS:
             raise Unknown(
-                f"more than {MAX_ELEMENTS} numbers ({node.name})", "compute the value beforehand and pass it as a number"
+                f"more than {MAX_ELEMENTS} numbers ({node.name})",
+                "compute the value beforehand and pass it as a number",
             )
 
     def _compute(self, node: Node, known: dict[Node, Any]) -> Any:

@@ -14,7 +14,7 @@ from torch import fx
 from torch.fx.passes.infra.pass_base import PassBase, PassResult
 
 from ..errors import InputError
-from ..workload import LoopNest, Operation, Role, Tensor, Workload
+from ..workload import LoopNest, Operation, Role, Tensor, Workload, with_growing_caches
 from .calls import GraphCall, Lowered, Signature, lower_call, mutated_tensors, price, signature
 from .graph import experts_per_token, path_of, role_of, storage_ids, storages_of
 from .shapes import dtype_name, tensors_in
@@ -265,4 +265,4 @@ def workload(graph_module: fx.GraphModule, name: str = "", phase: str = "") -> W
             if size is None:
                 size = bytes_of[id(tensor)] = tensor.untyped_storage().nbytes()
             tensors[storage] = Tensor(storage, title, size, role, producer, storage in outputs)
-    return Workload(tuple(operations), tensors, name, phase)
+    return with_growing_caches(Workload(tuple(operations), tensors, name, phase))

@@ -72,6 +72,7 @@ def _lines(chips: Sequence[ChipResult]) -> list[Line]:
     if any(chip.total.unattributed_energy_j for chip in chips):
         lines.append(_amount(chips, "other energy", "J", lambda c: c.total.unattributed_energy_j))
     lines += [
+        _amount(chips, "dense peak", "FLOP/s", lambda c: c.peak_flops_per_s or None),
         _amount(chips, "average power", "W", _power),
         _amount(chips, "external traffic", "B", lambda c: c.levels[-1].traffic_bytes if c.levels else None),
         _amount(chips, "executed FLOPs", "FLOP", lambda c: c.total.executed_flops),

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from ..hardware.chip import Chip
 from ..result import Fit
-from ..workload import Workload
+from ..workload import Workload, extended_caches
 from .kernels import Kernel
 
 
@@ -15,7 +15,8 @@ def fit(workload: Workload, kernels: Sequence[Kernel], chip: Chip, weights_bytes
     """Bytes that have to be there at once. `weights_bytes`: of the whole module, where more exists than is used."""
     used = workload.role_bytes("weight") + workload.role_bytes("state")
     weights = max(used, weights_bytes or 0)
-    cache = workload.role_bytes("kv_cache")
+    grown = {t for op in workload for t in extended_caches(op, workload.tensors)}
+    cache = sum(t.nbytes for t in workload.tensors.values() if t.role == "kv_cache" and t.id not in grown)
     live = peak_live_bytes(workload, kernels)
     needs = weights + cache + live
     has = int(chip.capacity_bytes)

@@ -15,7 +15,7 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
-from ..workload import LoopNest, Operation, Workload
+from ..workload import LoopNest, Operation, Workload, extended_caches
 
 _LIBRARY = ("product", "convolution", "attention", "sequential")
 _FUSIBLE = ("pointwise", "reduction")
@@ -205,13 +205,6 @@ def _count_readers(operations: Iterable[Operation]) -> dict[int, int]:
     return readers
 
 
-def appended(op: Operation, workload: Workload) -> tuple[int, ...]:
-    """The KV cache tensors that a concatenation extends; serving engines keep room and write only what is new."""
-    if not op.target.startswith("aten.cat"):
-        return ()
-    return tuple(t for t in op.inputs if workload.tensors[t].role == "kv_cache")
-
-
 def _find_traffic(kernels: Sequence[Kernel], workload: Workload) -> None:
     """Fill `reads` and `writes`: bytes that cross the border of each kernel."""
     last_reader: dict[int, int] = {}
@@ -232,7 +225,7 @@ def _find_traffic(kernels: Sequence[Kernel], workload: Workload) -> None:
 
 
 def _add_operands(kernel: Kernel, op: Operation, made: set[int], workload: Workload) -> None:
-    extended = appended(op, workload)
+    extended = extended_caches(op, workload.tensors)
     for nest in op.nests:
         kept = math.fsum(
             o.footprint_bytes(nest.sizes)

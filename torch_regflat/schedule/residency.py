@@ -19,6 +19,10 @@ STEPS = 16
 """Free capacity is rounded down to this many steps, so that equal kernels keep equal shapes."""
 
 
+WHOLE = 0.999
+"""A tensor counts as on chip once this share of it was read or written there; appending to a cache is not enough."""
+
+
 @dataclass(slots=True)
 class Residency:
     """For one kernel: tensors it finds on chip, tensors it leaves there only, bytes evicted, and the free share."""
@@ -37,17 +41,19 @@ def cached(kernels: list[Kernel], workload: Workload, budget: float) -> list[Res
     whose whole life passes within the budget is overwritten in place by the next allocation and is never written out.
     """
     clock = 0.0
-    touched: dict[int, float] = {}
+    touched: dict[int, tuple[float, float]] = {}
+    """Of each tensor, the bytes touched last and when."""
     marks: list[float] = []
     result: list[Residency] = []
     for kernel in kernels:
         here = Residency()
         for tensor, size in kernel.reads.items():
-            if tensor in touched and clock - touched[tensor] + size <= budget:
+            when, known = touched.get(tensor, (0.0, 0.0))
+            if known >= size * WHOLE and clock - when + size <= budget:
                 here.found.add(tensor)
         clock += math.fsum(kernel.reads.values()) + math.fsum(kernel.writes.values())
-        for tensor in (*kernel.reads, *kernel.writes):
-            touched[tensor] = clock
+        for tensor, size in (*kernel.reads.items(), *kernel.writes.items()):
+            touched[tensor] = (clock, max(size, touched.get(tensor, (0.0, 0.0))[1] if tensor in here.found else 0.0))
         marks.append(clock)
         result.append(here)
     last_read = _last_reads(kernels)
@@ -85,7 +91,8 @@ class _Managed:
             self.result.append(here)
             here.found = {t for t in kernel.reads if t in self.held}
             for tensor in kernel.reads:
-                if tensor not in self.held and self._next_use(tensor, kernel.index) < math.inf:
+                whole = kernel.reads[tensor] >= self.workload.tensors[tensor].nbytes * WHOLE
+                if whole and tensor not in self.held and self._next_use(tensor, kernel.index) < math.inf:
                     self._place(tensor, kernel, here)
             for tensor in kernel.writes:
                 self._write(tensor, kernel, here)
@@ -102,7 +109,8 @@ class _Managed:
         temporary = _temporary(tensor, self.workload)
         if self._next_use(tensor, kernel.index) == math.inf:
             return
-        placed = tensor in self.held or self._place(tensor, kernel, here)
+        whole = kernel.writes[tensor] >= self.workload.tensors[tensor].nbytes * WHOLE
+        placed = tensor in self.held or (whole and self._place(tensor, kernel, here))
         if placed and temporary:
             self.only_here.add(tensor)
             here.kept.add(tensor)

@@ -43,7 +43,7 @@ def run(
         slots = serial(choices)
     else:
         slots = prefetched(choices, places, chip.on_chip[-1].usable_bytes)
-    pricer = _Pricer(workload, chip)
+    pricer = _Pricer(chip)
     costs = tuple(
         pricer.cost(kernel, shape, choice, slot)
         for kernel, shape, choice, slot in zip(kernels, shapes, choices, slots, strict=True)
@@ -91,8 +91,8 @@ class _Known:
 class _Pricer:
     """Makes the `KernelCost` of each instance; what equal kernels share is computed once."""
 
-    def __init__(self, workload: Workload, chip: Chip) -> None:
-        self.workload, self.chip = workload, chip
+    def __init__(self, chip: Chip) -> None:
+        self.chip = chip
         self.external = chip.external
         self.levels = [level.name for level in chip.memory]
         self.known: dict[Any, _Known] = {}
@@ -150,7 +150,7 @@ class _Pricer:
             vector_ops=math.fsum(n.vector_ops + n.special_ops for n in nests),
             far_s=far / self.external.read_bytes_per_s,
             traffic={name: read + written for name, read, written in traffic},
-            by_role=_by_role(kernel, choice, self.workload, far),
+            by_role=_by_role(shape, choice),
             energy=dict(zip(self.levels, choice.level_energy_j, strict=True)),
             busy={**choice.resources_s, self.external.name: choice.external_s, "launch": choice.overhead_s},
         )
@@ -165,23 +165,14 @@ def _bound_by(choice: Choice, slot: Slot, external: str) -> str:
     return f"power ({largest})" if throttled else largest
 
 
-def _by_role(kernel: Kernel, choice: Choice, workload: Workload, far: float) -> dict[str, float]:
-    """External bytes by operand role: the tiled operands from their mapping, the rest by the kernel's own traffic."""
-    found: dict[str, float] = {}
-    anchor = kernel.anchor
-    if anchor is not None:
-        for operand, moved in zip(anchor.operands, choice.operand_far_bytes, strict=False):
-            found[operand.role] = found.get(operand.role, 0.0) + moved
-    rest = far - math.fsum(found.values())
-    streamed = {t: size for t, size in (*kernel.reads.items(), *kernel.writes.items())}
-    total = math.fsum(streamed.values())
-    if rest > 0 and total and anchor is None:
-        for tensor, size in streamed.items():
-            role = workload.tensors[tensor].role
-            found[role] = found.get(role, 0.0) + rest * size / total
-    elif rest > 0:
-        found["activation"] = found.get("activation", 0.0) + rest
-    return found
+def _by_role(shape: KernelShape, choice: Choice) -> dict[str, float]:
+    """External bytes by operand role: the tiled operands as their mapping moves them, the streams once."""
+    found: dict[str, list[float]] = {}
+    for operand, moved in zip(shape.operands, choice.operand_far_bytes, strict=True):
+        found.setdefault(operand.role, []).append(moved)
+    for stream in shape.streams:
+        found.setdefault(stream.role, []).append(stream.read_far + stream.write_far)
+    return {role: math.fsum(parts) for role, parts in found.items()}
 
 
 def _roofline(op: Operation, chip: Chip) -> float:

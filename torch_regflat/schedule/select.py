@@ -99,7 +99,8 @@ def pick(measure: Tensor, energy: Tensor, legal: Tensor, key: Tensor) -> tuple[T
 
     Returns (flat index `[kernel, chip]`, the second-best measure, the number of legal candidates).
     """
-    legal, measure, energy, key = (t.flatten(-2) for t in torch.broadcast_tensors(legal, measure, energy, key))
+    wide = legal & (measure >= 0.0) & (energy >= 0.0) & (key >= 0.0)
+    legal, measure, energy, key = (t.expand(wide.shape).flatten(-2) for t in (legal, measure, energy, key))
     infinity = torch.full((), float("inf"), dtype=torch.float64)
     remaining = legal
     for value in (measure, energy, key):

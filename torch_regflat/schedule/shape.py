@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 from ..cost.shapes import KernelShape, Stream, TiledOperand, tile_axes, tiled_operand
 from ..workload import LoopNest, Role, Workload
@@ -25,7 +26,8 @@ def shape_of(kernel: Kernel, here: Residency, workload: Workload) -> KernelShape
             tensor = first.tensors[operand.slot]
             leaves = operand.access == "read" or tensor in kernel.writes
             resident = float(tensor in (here.found if operand.access == "read" else here.kept))
-            tiled.append((tensor, tiled_operand(operand, axes, anchor, sizes, resident, leaves)))
+            known = replace(operand, role=workload.tensors[tensor].role)
+            tiled.append((tensor, tiled_operand(known, axes, anchor, sizes, resident, leaves)))
     operands = tuple(operand for _, operand in tiled)
     return _shape(anchor or nests[0], nests, sizes, operands, _streams(kernel, here, workload, tiled), here.available)
 
