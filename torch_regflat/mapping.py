@@ -70,12 +70,10 @@ def library_menu(tiles: Sequence[tuple[int, int]], depths: Sequence[int], splits
     return MappingBatch(m, n, k, _splits(splits), torch.full_like(m, float(_OUTPUT_STATIONARY)))
 
 
-def tilings(
-    m: Tensor, n: Tensor, k: Tensor, splits: Sequence[int], halvings: tuple[int, int, int] = (7, 7, 5)
-) -> MappingBatch:
-    """All tilings by repeated halving (rounded up, so sizes need not divide), crossed with loop orders and splits.
+def tilings(m: Tensor, n: Tensor, k: Tensor, splits: Sequence[int], halvings: tuple[int, int, int]) -> MappingBatch:
+    """All tilings by repeated halving, rounded up, so that sizes need not divide, x loop orders x splits.
 
-    `m`, `n`, `k`: sizes `[kernel, 1, 1, 1]`.
+    `m`, `n`, `k`: sizes `[kernel, 1, 1, 1]`. `halvings`: how often each of them is halved.
     """
     grid = torch.cartesian_prod(
         *(torch.arange(h + 1, dtype=torch.float64) for h in halvings),

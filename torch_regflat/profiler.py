@@ -103,10 +103,10 @@ def profile(
         raise InputError(f"profile() takes a module or a function, found {type(model).__name__}")
     chips = _load(chip)
     args = (args,) if isinstance(args, torch.Tensor) else tuple(args)
+    label = name or str(getattr(model, "__qualname__", type(model).__name__))
     with _guard():
         graph = capture(model, args, kwargs)
-    label = name or str(getattr(model, "__qualname__", type(model).__name__))
-    return _finish(graph, chips, strict, _Labels(model=label, phase="forward"), _module_bytes(model))
+        return _finish(graph, chips, strict, _Labels(model=label, phase="forward"), _module_bytes(model))
 
 
 def profile_model(
@@ -129,29 +129,29 @@ def profile_model(
     from .capture.huggingface import prepare
 
     loaded = _load(chips)
-    ready = prepare(
-        spec,
-        phase,
-        batch=batch,
-        seq_len=seq_len,
-        context=context,
-        dtype=dtype,
-        kv_dtype=kv_dtype,
-        trust_remote_code=trust_remote_code,
-    )
     with _guard():
+        ready = prepare(
+            spec,
+            phase,
+            batch=batch,
+            seq_len=seq_len,
+            context=context,
+            dtype=dtype,
+            kv_dtype=kv_dtype,
+            trust_remote_code=trust_remote_code,
+        )
         graph = capture(ready.model, ready.args, ready.kwargs, kv_cache=ready.kv_cache)
-    labels = _Labels(
-        model=ready.name,
-        phase=ready.phase,
-        inputs=ready.inputs,
-        dtype=ready.dtype,
-        batch=ready.batch,
-        seq_len=ready.seq_len,
-        context=ready.context,
-        notes=ready.notes,
-    )
-    return _finish(graph, loaded, strict, labels, _module_bytes(ready.model), ready.kv_bits)
+        labels = _Labels(
+            model=ready.name,
+            phase=ready.phase,
+            inputs=ready.inputs,
+            dtype=ready.dtype,
+            batch=ready.batch,
+            seq_len=ready.seq_len,
+            context=ready.context,
+            notes=ready.notes,
+        )
+        return _finish(graph, loaded, strict, labels, _module_bytes(ready.model), ready.kv_bits)
 
 
 def profiled(
@@ -265,7 +265,7 @@ def _versions() -> dict[str, str]:
 def _guard() -> Iterator[None]:
     """Mark that a profile is being made, so that a profiled function inside does not profile itself again.
 
-    The garbage collector rests meanwhile: a capture makes many small objects and no cycles worth collecting.
+    The garbage collector rests meanwhile: a profile makes many small objects and no cycles worth collecting.
     """
     token = _profiling.set(True)
     collecting = gc.isenabled()

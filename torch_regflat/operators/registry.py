@@ -35,7 +35,12 @@ class Call:
     __slots__ = ("_slots", "args", "inputs", "kwargs", "out", "roles", "target")
 
     def __init__(
-        self, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any], out: list[torch.Tensor], roles: dict[int, Role]
+        self,
+        target: Any,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        out: list[torch.Tensor],
+        roles: dict[int, Role],
     ) -> None:
         self.target, self.args, self.kwargs, self.out, self.roles = target, args, kwargs, out, roles
         self.inputs: list[torch.Tensor] = []
@@ -94,7 +99,9 @@ def operator(*targets: Target) -> Callable[[Formula], Formula]:
     def register(formula: Formula) -> Formula:
         for target in targets:
             if target in _formulas:
-                raise InputError(f"{target} already has a formula, {_formulas[target].__qualname__}; it can have only one")
+                raise InputError(
+                    f"{target} already has a formula, {_formulas[target].__qualname__}; it can have only one"
+                )
             _formulas[target] = formula
         return formula
 

@@ -20,6 +20,10 @@ from ..memory import cache, register_flat
 
 Objective = Literal["latency", "energy", "edp"]
 Shuffle: TypeAlias = "Callable[[mappings.MappingBatch], mappings.MappingBatch]"
+Halvings: TypeAlias = tuple[int, int, int]
+COARSE: Halvings = (6, 6, 4)
+FINE: Halvings = (16, 16, 12)
+"""How often m, n and k are halved: a few suffice for hundreds of MiB; FINE reaches single rows of any layer."""
 MEMORY_BUDGET_BYTES = 512 * 2**20
 _TENSORS_ALIVE = 120
 """About so many temporaries of one evaluation are alive at once (measured); it sizes the chunks."""
@@ -58,40 +62,60 @@ def choose(
     """The best mapping of each shape. `shuffle` reorders the candidates, which must not change anything."""
     if not shapes:
         return []
-    tensors = chip_tensors([chip], [software])
-    result: list[Choice] = []
-    one = candidates(pack(shapes[:1]), chip, software).candidates
-    for some in _chunks(shapes, one):
-        result.extend(_choose(some, chip, software, tensors, objective, shuffle))
-    return result
+    search = _Search(chip, software, chip_tensors([chip], [software]), objective, shuffle)
+    result: list[Choice | None] = []
+    for some in _chunks(shapes, search.count(COARSE)):
+        result.extend(search.best(some, COARSE))
+    # What no coarse tiling fits is looked at again with smaller tiles.
+    tight = [shape for shape, choice in zip(shapes, result, strict=True) if choice is None]
+    if tight and chip.memory_system == "register-flat":
+        again = [c for some in _chunks(tight, search.count(FINE)) for c in search.best(some, FINE)]
+        refined = iter(again)
+        result = [next(refined) if choice is None else choice for choice in result]
+    for shape, choice in zip(shapes, result, strict=True):
+        if choice is None:
+            raise CapacityError(_nothing_fits(shape, chip))
+    return [choice for choice in result if choice is not None]
 
 
-def _choose(
-    shapes: list[KernelShape],
-    chip: Chip,
-    software: Software,
-    tensors: ChipTensors,
-    objective: Objective,
-    shuffle: Shuffle | None,
-) -> list[Choice]:
-    kernels = pack(shapes)
-    rates = rate_tensors([chip], [_engine_dtype(shape, chip) for shape in shapes])
-    batch = candidates(kernels, chip, software)
-    if shuffle is not None:
-        batch = shuffle(batch)
-    move = (cache if chip.memory_system == "cache" else register_flat).move(kernels, batch, tensors, rates)
-    cost = evaluate(move, kernels, tensors, rates, software.overlap)
-    measure = _measure(cost, objective)
-    best, runner_up, legal = pick(measure, cost.energy_j, move.legal, batch.key)
-    return _read(shapes, batch, move, cost, measure, best, runner_up, legal, chip, software)
+@dataclass(frozen=True)
+class _Search:
+    """One search of the mapping space of a chip."""
+
+    chip: Chip
+    software: Software
+    tensors: ChipTensors
+    objective: Objective
+    shuffle: Shuffle | None
+
+    def best(self, shapes: list[KernelShape], halvings: Halvings) -> list[Choice | None]:
+        """The best mapping of each shape in one evaluation; None where no candidate is legal."""
+        chip = self.chip
+        kernels = pack(shapes)
+        rates = rate_tensors([chip], [_engine_dtype(shape, chip) for shape in shapes])
+        batch = candidates(kernels, chip, self.software, halvings)
+        if self.shuffle is not None:
+            batch = self.shuffle(batch)
+        move = (cache if chip.memory_system == "cache" else register_flat).move(kernels, batch, self.tensors, rates)
+        cost = evaluate(move, kernels, self.tensors, rates, self.software.overlap)
+        measure = _measure(cost, self.objective)
+        best, runner_up, legal = pick(measure, cost.energy_j, move.legal, batch.key)
+        return _read(shapes, batch, move, cost, measure, best, runner_up, legal, chip)
+
+    def count(self, halvings: Halvings) -> int:
+        """Candidates of one kernel."""
+        empty = KernelShape("pointwise", "float32", (1, 1, 1, 1), (), (), 0.0, 0.0, 0.0)
+        return candidates(pack([empty]), self.chip, self.software, halvings).candidates
 
 
-def candidates(kernels: KernelTensors, chip: Chip, software: Software) -> mappings.MappingBatch:
+def candidates(
+    kernels: KernelTensors, chip: Chip, software: Software, halvings: Halvings = COARSE
+) -> mappings.MappingBatch:
     """All mappings of a chip: the library's menu on a cache hierarchy, all halvings on a register-flat memory."""
     if chip.memory_system == "cache":
         engine = next((e for e in chip.engines if e.kind == "matrix"), None)
         return mappings.library_menu(software.tiles_for(engine), software.tile_k, software.split_k)
-    return mappings.tilings(*kernels.sizes[1:], software.split_k)
+    return mappings.tilings(*kernels.sizes[1:], software.split_k, halvings)
 
 
 def pick(measure: Tensor, energy: Tensor, legal: Tensor, key: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -127,8 +151,7 @@ def _read(
     runner_up: Tensor,
     legal: Tensor,
     chip: Chip,
-    software: Software,
-) -> list[Choice]:
+) -> list[Choice | None]:
     """Gather everything about the chosen candidates into plain floats, one gather a tensor."""
     count = batch.candidates
     splits = batch.split.shape[-1]
@@ -150,10 +173,11 @@ def _read(
                   cost.unattributed_energy_j, measure)
     ]  # fmt: skip
     counts, seconds = legal.reshape(-1).tolist(), runner_up.reshape(-1).tolist()
-    result = []
+    result: list[Choice | None] = []
     for i, kernel in enumerate(shapes):
         if not counts[i]:
-            raise CapacityError(_nothing_fits(kernel, chip))
+            result.append(None)
+            continue
         latency, core_s, external_s, overhead_s, stretch, compute_j, extra_j, value = (s[i] for s in scalars)
         result.append(
             Choice(
