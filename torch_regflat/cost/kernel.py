@@ -71,7 +71,7 @@ def evaluate(move: Movement, kernels: KernelTensors, chip: ChipTensors, rates: R
     vector_flops = kernels.vector_ops + kernels.special_ops
     compute = kernels.work * rates.energy + vector_flops * chip.vector_energy
     far_bits = (move.read_bytes[-1] + move.write_bytes[-1]) * 8.0
-    extra_flop = kernels.work * chip.unattributed_flop + vector_flops * chip.unattributed_vector_flop
+    extra_flop = kernels.work * rates.unattributed + vector_flops * chip.unattributed_vector_flop
     extra_bit = far_bits * chip.unattributed_bit
     core_energy = _total(level_energy[:-1]) + compute + extra_flop
     far_energy = level_energy[-1] + extra_bit

@@ -54,7 +54,7 @@ def _engines(
     A core's array holds rows x columns accumulators and eats `depth` steps of k a cycle: the narrow dtypes are deeper.
     """
     b, m, n, k = kernels.sizes
-    rows, columns = chip.matrix_rows, chip.matrix_columns
+    rows, columns = rates.rows, rates.columns
     # In attention the array's columns run over keys (scores) and then over the head size (values).
     across = torch.where(kernels.attention > 0, kernels.width, n)
     blocks_m, blocks_n = torch.ceil(m / rows), torch.ceil(across / columns)
