@@ -156,3 +156,13 @@ def test_power_slows_a_chip_that_would_pass_its_limit() -> None:
     dynamic = sum(starved.level_energy_j) + starved.compute_energy_j + starved.unattributed_energy_j
     allowed = software.dynamic_power_w(chip.replace(**{"power.limit": "250 W"}))
     assert dynamic / starved.latency_s <= allowed * 1.05
+
+
+@pytest.mark.parametrize(("name", "measured"), [("h100-sxm", 0.8), ("a100-sxm-80gb", 1.2)])
+def test_a_large_product_spends_what_boards_are_measured_to_spend(name: str, measured: float) -> None:
+    # pJ/FLOP that sustained bf16 products imply at 75 % of the board's power; bottom-up parts + unattributed.
+    shape = shape_of_nest(matrix_product(1, 8192, 8192, 8192))
+    chip = load(name).replace(**{"power.limit": "100000 W"})
+    choice = choose([shape], chip, for_chip(chip))[0]
+    joules = sum(choice.level_energy_j) + choice.compute_energy_j + choice.unattributed_energy_j
+    assert joules / shape.work * 1e12 == pytest.approx(measured, rel=0.2)
