@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from .operators.lowering import Lower
     from .operators.registry import operator
     from .profiler import Profile, profile, profile_model, profiled
+    from .report.files import load as load_result
     from .result import Result
     from .schedule.tile import Tile
 
@@ -47,6 +48,7 @@ _PUBLIC = {
     "Tile": ("schedule.tile", "Tile"),
     "Chip": ("hardware.chip", "Chip"),
     "load_chip": ("hardware.library", "load"),
+    "load_result": ("report.files", "load"),
     "RegflatError": ("errors", "RegflatError"),
     "InputError": ("errors", "InputError"),
     "ChipError": ("errors", "ChipError"),
@@ -73,6 +75,7 @@ __all__ = [
     "UnmodelledError",
     "__version__",
     "load_chip",
+    "load_result",
     "operator",
     "profile",
     "profile_model",

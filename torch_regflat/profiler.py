@@ -31,7 +31,7 @@ from .report import files, text
 from .result import ChipResult, Coverage, Result, Total
 from .schedule.fit import fit as does_it_fit
 from .schedule.kernels import form_kernels
-from .schedule.run import check_dtypes, run
+from .schedule.run import check_dtypes, coverage, main_dtype, run
 from .schedule.tile import annotate
 from .workload import Workload, with_kv_bits
 
@@ -198,6 +198,8 @@ def _finish(
     work = make_workload(graph, name=labels.model, phase=labels.phase)
     if kv_bits is not None:
         work = with_kv_bits(work, kv_bits)
+    if strict:
+        _refuse_unmodelled(labels.model, work)
     kernels = form_kernels(work)
     results = []
     for chip in chips:
@@ -211,19 +213,13 @@ def _finish(
             )
         results.append(run(work, kernels, chip, for_chip(chip), fits))
         annotate(graph, kernels, results[-1])
-    if strict and results and results[0].coverage.unmodelled:
-        listed = ", ".join(f"{op} ({share:.2%} of bytes)" for op, share in results[0].coverage.unmodelled.items())
-        raise UnmodelledError(
-            f"{labels.model} has operations without a formula: {listed}; give them one with @regflat.operator, "
-            "or drop --strict to price them by their traffic"
-        )
     return Profile(
         result=Result(
             model=labels.model,
             phase=labels.phase,
             chips=tuple(results),
             inputs=labels.inputs,
-            dtype=labels.dtype,
+            dtype=labels.dtype or main_dtype(work),
             batch=labels.batch,
             seq_len=labels.seq_len,
             context=labels.context,
@@ -234,6 +230,16 @@ def _finish(
         graph=graph,
         workload=work,
     )
+
+
+def _refuse_unmodelled(model: str, work: Workload) -> None:
+    unknown = coverage(work).unmodelled
+    if unknown:
+        listed = ", ".join(f"{op} ({share:.2%} of bytes)" for op, share in unknown.items())
+        raise UnmodelledError(
+            f"{model} has operations without a formula: {listed}; give them one with @regflat.operator, "
+            "or drop strict to price them by their traffic"
+        )
 
 
 def _load(chips: ChipLike | Sequence[ChipLike]) -> list[Chip]:

@@ -59,7 +59,7 @@ def run(
         coverage=coverage(workload),
         levels=_levels(costs, chip),
         kernels=costs,
-        peak_flops_per_s=_main_peak(costs, chip),
+        peak_flops_per_s=_peak(chip, main_dtype(workload)),
     )
 
 
@@ -185,14 +185,6 @@ def _peak(chip: Chip, dtype: str) -> float:
     return chip.peak_flops(dtype) if chip.supports(dtype) else 0.0
 
 
-def _main_peak(costs: Sequence[KernelCost], chip: Chip) -> float:
-    """Peak FLOP/s of the dtype that most of the executed FLOPs have."""
-    by_dtype: dict[str, float] = {}
-    for cost in costs:
-        by_dtype[cost.dtype] = by_dtype.get(cost.dtype, 0.0) + cost.executed_flops
-    return _peak(chip, max(by_dtype, key=lambda d: (by_dtype[d], d))) if by_dtype else 0.0
-
-
 def _total(costs: Sequence[KernelCost], chip: Chip) -> Total:
     latency = math.fsum(c.latency_s for c in costs)
     memory = math.fsum(e for c in costs for e in c.memory_energy_j.values())
@@ -231,6 +223,16 @@ def _levels(costs: Sequence[KernelCost], chip: Chip) -> tuple[LevelCost, ...]:
         )
         for level in chip.memory
     )
+
+
+def main_dtype(workload: Workload) -> str:
+    """The number format of most of the executed FLOPs; empty where there are none."""
+    work: dict[str, list[float]] = {}
+    for op in workload:
+        for nest in op.nests:
+            if nest.work:
+                work.setdefault(nest.dtype, []).append(nest.work)
+    return max(work, key=lambda dtype: (math.fsum(work[dtype]), dtype)) if work else ""
 
 
 def coverage(workload: Workload) -> Coverage:
