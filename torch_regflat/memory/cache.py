@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ..cost.chip_tensors import ChipTensors, RateTensors
 from ..cost.kernel import Movement
-from ..cost.shapes import KernelTensors, OperandTensors
+from ..cost.shapes import KernelTensors, OperandTensors, where_lacking
 from ..mapping import MappingBatch
 
 WARP_TILE = 64.0
@@ -130,13 +130,15 @@ def _l2_to_core(kernels: KernelTensors, mapping: MappingBatch, grid: _Grid) -> t
     stores = torch.zeros_like(grid.blocks)
     partial = torch.where(mapping.split > 1.0, mapping.split, torch.zeros_like(mapping.split))
     for o in kernels.operands:
-        points = _points(o, kernels) * o.point_bytes
-        repeats = _unless(o.m, grid.blocks_m) * _unless(o.n, grid.blocks_n) * _unless(o.b, kernels.sizes[0])
-        split = _unless(o.k, mapping.split)
+        whole = o.bytes_of(kernels.sizes)
+        repeats = (
+            where_lacking(o.m, grid.blocks_m) * where_lacking(o.n, grid.blocks_n) * where_lacking(o.b, kernels.sizes[0])
+        )
+        split = where_lacking(o.k, mapping.split)
         executed = torch.where(o.k > 0, kernels.domain_fraction, torch.ones_like(kernels.domain_fraction))
-        loads = loads + points * repeats * split * executed * (1.0 - o.write)
-        stores = stores + points * o.write * o.leaves
-        partials = _points(o, kernels) * ACCUMULATOR_BYTES * partial * o.write
+        loads = loads + whole * repeats * split * executed * (1.0 - o.write)
+        stores = stores + whole * o.write * o.leaves
+        partials = o.elements_of(kernels.sizes) * ACCUMULATOR_BYTES * partial * o.write
         loads, stores = loads + partials, stores + partials
     return loads, stores
 
@@ -189,14 +191,3 @@ def _legal(kernels: KernelTensors, mapping: MappingBatch, chip: ChipTensors) -> 
     stages = 2.0 * (mapping.m + mapping.n) * mapping.k * element * chip.cores
     fits = (accumulators <= chip.levels[0].capacity) & (stages <= chip.levels[1].capacity)
     return fits | (kernels.tiled == 0)
-
-
-def _points(o: OperandTensors, kernels: KernelTensors) -> Tensor:
-    points = torch.ones_like(kernels.work)
-    for used, size in zip((o.b, o.m, o.n, o.k), kernels.sizes, strict=True):
-        points = points * torch.where(used > 0, size, torch.ones_like(size))
-    return points
-
-
-def _unless(used: Tensor, count: Tensor) -> Tensor:
-    return torch.where(used > 0, torch.ones_like(count), count)
