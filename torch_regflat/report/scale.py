@@ -26,7 +26,7 @@ class Scale:
 
     @classmethod
     def fit(cls, unit: str, values: Iterable[float], more: int = 0) -> Scale:
-        """Choose for SI values in `unit` (s, J, B, FLOP, FLOP/s or W): the largest reads between 1 and 999 where possible.
+        """Choose for SI values in `unit`, a key of `_PREFIXES`: the largest reads between 1 and 999 where possible.
 
         `more` decimals than that show parts that are small beside the largest.
         """
