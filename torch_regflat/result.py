@@ -176,6 +176,50 @@ class ChipResult:
 
 
 @dataclass(frozen=True, slots=True)
+class OperandUse:
+    """An operand of an explained kernel: bytes touched at least, bytes of one tile, bytes from external memory."""
+
+    role: str
+    access: str
+    axes: str
+    footprint_bytes: float
+    tile_bytes: float
+    external_bytes: float
+
+
+@dataclass(frozen=True, slots=True)
+class Alternative:
+    """A legal mapping that lost, with what it would have cost."""
+
+    mapping: str
+    latency_s: float
+    energy_j: float
+    bound_by: str
+
+
+@dataclass(frozen=True, slots=True)
+class Explanation:
+    """Why one kernel is run as it is on one chip. `rejected` counts candidates by the level they did not fit."""
+
+    chip: str
+    path: str
+    kernel: str
+    operations: tuple[str, ...]
+    sizes: dict[str, int]
+    loops: tuple[str, ...]
+    operands: tuple[OperandUse, ...]
+    busy_s: dict[str, float]
+    latency_s: float
+    energy_j: float
+    bound_by: str
+    mapping: str
+    alternatives: tuple[Alternative, ...]
+    candidates: int
+    legal: int
+    rejected: dict[str, int]
+
+
+@dataclass(frozen=True, slots=True)
 class Result:
     """A profile of one model and phase on one or more chips."""
 

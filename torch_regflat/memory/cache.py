@@ -59,7 +59,7 @@ def move(kernels: KernelTensors, mapping: MappingBatch, chip: ChipTensors, rates
         + chip.prologue * kernels.sequential
         + chip.split_cost * (mapping.split > 1.0) * kernels.tiled,
         operand_far_bytes=by_operand,
-        legal=_legal(kernels, mapping, chip),
+        fits=_fits(kernels, mapping, chip),
     )
 
 
@@ -182,12 +182,15 @@ def _side_bytes(kernels: KernelTensors, belongs: Callable[[OperandTensors], Tens
     return total
 
 
-def _legal(kernels: KernelTensors, mapping: MappingBatch, chip: ChipTensors) -> Tensor:
+def _fits(kernels: KernelTensors, mapping: MappingBatch, chip: ChipTensors) -> dict[str, Tensor]:
     """Accumulators fit a core's registers; two stages of both factors fit its shared memory."""
     element = torch.zeros_like(kernels.work)
     for o in kernels.operands:
         element = torch.maximum(element, o.point_bytes * (1.0 - o.write) * (1.0 - kernels.attention))
     accumulators = mapping.m * mapping.n * ACCUMULATOR_BYTES * chip.cores
     stages = 2.0 * (mapping.m + mapping.n) * mapping.k * element * chip.cores
-    fits = (accumulators <= chip.levels[0].capacity) & (stages <= chip.levels[1].capacity)
-    return fits | (kernels.tiled == 0)
+    streams = kernels.tiled == 0
+    return {
+        chip.level_names[0]: (accumulators <= chip.levels[0].capacity) | streams,
+        chip.level_names[1]: (stages <= chip.levels[1].capacity) | streams,
+    }

@@ -42,7 +42,7 @@ def move(kernels: KernelTensors, mapping: MappingBatch, chip: ChipTensors, rates
         external_s=(far_read + far_write) / (external.read_bandwidth * chip.memory_efficiency),
         overhead_s=chip.launch_gap + chip.prologue * kernels.sequential + registers.latency * kernels.sequential,
         operand_far_bytes=by_operand,
-        legal=_legal(kernels, mapping, registers.capacity),
+        fits={chip.level_names[0]: _fits(kernels, mapping, registers.capacity)},
     )
 
 
@@ -124,7 +124,7 @@ def _trips(kernels: KernelTensors, mapping: MappingBatch) -> tuple[Tensor, Tenso
     return torch.ceil(m / mapping.m), torch.ceil(n / mapping.n), torch.ceil(k / mapping.k)
 
 
-def _legal(kernels: KernelTensors, mapping: MappingBatch, capacity: Tensor) -> Tensor:
+def _fits(kernels: KernelTensors, mapping: MappingBatch, capacity: Tensor) -> Tensor:
     """Two buffers of every tile that is not on chip already fit what is free."""
     tile = (torch.ones_like(mapping.m), mapping.m, mapping.n, mapping.k)
     needed = torch.zeros_like(mapping.m)

@@ -34,7 +34,7 @@ def run(
     shuffle: Shuffle | None = None,
 ) -> ChipResult:
     """Price `kernels` (from `form_kernels`) on `chip`. `shuffle` reorders candidates and must not matter."""
-    places = _places(kernels, workload, chip, software)
+    places = places_of(kernels, workload, chip, software)
     shapes = [shape_of(kernel, place, workload) for kernel, place in zip(kernels, places, strict=True)]
     distinct = list(dict.fromkeys(shapes))
     price = dict(zip(distinct, choose(distinct, chip, software, objective, shuffle), strict=True))
@@ -63,7 +63,8 @@ def run(
     )
 
 
-def _places(kernels: list[Kernel], workload: Workload, chip: Chip, software: Software) -> list[Residency]:
+def places_of(kernels: list[Kernel], workload: Workload, chip: Chip, software: Software) -> list[Residency]:
+    """What each kernel finds on this chip, by its memory system's policy."""
     last = chip.on_chip[-1].usable_bytes
     if chip.memory_system == "cache":
         return cached(kernels, workload, last * software.residency_share.value)

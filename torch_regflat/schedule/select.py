@@ -62,7 +62,7 @@ def choose(
     """The best mapping of each shape. `shuffle` reorders the candidates, which must not change anything."""
     if not shapes:
         return []
-    search = _Search(chip, software, chip_tensors([chip], [software]), objective, shuffle)
+    search = Search(chip, software, chip_tensors([chip], [software]), objective, shuffle)
     result: list[Choice | None] = []
     for some in _chunks(shapes, search.count(COARSE)):
         result.extend(search.best(some, COARSE))
@@ -79,17 +79,24 @@ def choose(
 
 
 @dataclass(frozen=True)
-class _Search:
+class Search:
     """One search of the mapping space of a chip."""
 
     chip: Chip
     software: Software
     tensors: ChipTensors
     objective: Objective
-    shuffle: Shuffle | None
+    shuffle: Shuffle | None = None
 
     def best(self, shapes: list[KernelShape], halvings: Halvings) -> list[Choice | None]:
         """The best mapping of each shape in one evaluation; None where no candidate is legal."""
+        batch, move, cost = self.price(shapes, halvings)
+        measure = _measure(cost, self.objective)
+        best, runner_up, legal = pick(measure, cost.energy_j, move.legal, batch.key)
+        return _read(shapes, batch, move, cost, measure, best, runner_up, legal, self.chip)
+
+    def price(self, shapes: list[KernelShape], halvings: Halvings) -> tuple[mappings.MappingBatch, Movement, Cost]:
+        """Every candidate of every shape."""
         chip = self.chip
         kernels = pack(shapes)
         rates = rate_tensors([chip], [_engine_dtype(shape, chip) for shape in shapes])
@@ -97,10 +104,7 @@ class _Search:
         if self.shuffle is not None:
             batch = self.shuffle(batch)
         move = (cache if chip.memory_system == "cache" else register_flat).move(kernels, batch, self.tensors, rates)
-        cost = evaluate(move, kernels, self.tensors, rates, self.software.overlap)
-        measure = _measure(cost, self.objective)
-        best, runner_up, legal = pick(measure, cost.energy_j, move.legal, batch.key)
-        return _read(shapes, batch, move, cost, measure, best, runner_up, legal, chip)
+        return batch, move, evaluate(move, kernels, self.tensors, rates, self.software.overlap)
 
     def count(self, halvings: Halvings) -> int:
         """Candidates of one kernel."""
@@ -193,7 +197,7 @@ def _read(
                 compute_energy_j=compute_j,
                 unattributed_energy_j=extra_j,
                 operand_far_bytes=tuple(o[i] for o in operands[: len(kernel.operands)]),
-                mapping=_describe(kernel, [t[i] for t in tiles], chip.memory_system) if kernel.is_tiled else "streamed",
+                mapping=describe(kernel, [t[i] for t in tiles], chip.memory_system) if kernel.is_tiled else "streamed",
                 candidates=count if kernel.is_tiled else 1,
                 legal=int(counts[i]) if kernel.is_tiled else 1,
                 reason=_reason(value, seconds[i], int(counts[i]), count) if kernel.is_tiled else "only one way",
@@ -202,8 +206,9 @@ def _read(
     return result
 
 
-def _describe(kernel: KernelShape, tile: list[float], memory_system: str) -> str:
+def describe(kernel: KernelShape, tile: list[float], memory_system: str) -> str:
     m, n, k, split, order = (int(t) for t in tile)
+    """A mapping in words: `tile` is (m, n, k, split, order)."""
     text = f"tile m{m} k{k}" if kernel.kind == "attention" else f"tile m{m} n{n} k{k}"
     if split > 1:
         text += f", k split over {split}"
