@@ -220,6 +220,29 @@ class Explanation:
 
 
 @dataclass(frozen=True, slots=True)
+class Elasticity:
+    """What 1 % more of one number of a chip does, in %: -0.8 means 0.8 % less.
+
+    `latency` and `energy` hold the mappings fixed. `remapped` are the latency elasticities found by searching again
+    with 10 % less and 10 % more; None where that was not asked for. `layers` splits `latency` by layer.
+    """
+
+    parameter: str
+    kind: Literal["rate", "time", "energy"]
+    latency: float
+    energy: float
+    remapped: tuple[float, float] | None = None
+    layers: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def misleads(self) -> bool:
+        """Whether a fixed mapping says something else than a new search: by over 0.1 and a quarter."""
+        if self.remapped is None:
+            return False
+        return any(abs(r - self.latency) > max(0.1, 0.25 * abs(self.latency)) for r in self.remapped)
+
+
+@dataclass(frozen=True, slots=True)
 class Result:
     """A profile of one model and phase on one or more chips."""
 

@@ -30,6 +30,7 @@ def choice(core: float, external: float, overhead: float, read: float, write: fl
         compute_energy_j=0.0,
         unattributed_energy_j=0.0,
         operand_far_bytes=(),
+        tile=(1.0, 1.0, 1.0, 1.0, 0.0),
         mapping="",
         candidates=1,
         legal=1,

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from .. import mapping as mappings
-from ..cost.chip_tensors import ChipTensors, chip_tensors, rate_tensors
+from ..cost.chip_tensors import ChipTensors, RateTensors, chip_tensors, rate_tensors
 from ..cost.kernel import Cost, Movement, evaluate
 from ..cost.shapes import KernelShape, KernelTensors, pack
 from ..errors import CapacityError
@@ -20,6 +20,7 @@ from ..memory import cache, register_flat
 
 Objective = Literal["latency", "energy", "edp"]
 Shuffle: TypeAlias = "Callable[[mappings.MappingBatch], mappings.MappingBatch]"
+Adjust: TypeAlias = "Callable[[ChipTensors, RateTensors, list[str]], tuple[ChipTensors, RateTensors]]"
 Halvings: TypeAlias = tuple[int, int, int]
 COARSE: Halvings = (6, 6, 4)
 FINE: Halvings = (16, 16, 12)
@@ -46,6 +47,8 @@ class Choice:
     compute_energy_j: float
     unattributed_energy_j: float
     operand_far_bytes: tuple[float, ...]
+    tile: tuple[float, float, float, float, float]
+    """m, n, k of the tile, split, and the position of the loop order in `mapping.ORDERS`."""
     mapping: str
     candidates: int
     legal: int
@@ -58,11 +61,14 @@ def choose(
     software: Software,
     objective: Objective = "latency",
     shuffle: Shuffle | None = None,
+    adjust: Adjust | None = None,
 ) -> list[Choice]:
-    """The best mapping of each shape. `shuffle` reorders the candidates, which must not change anything."""
+    """The best mapping of each shape. `shuffle` reorders the candidates, which must not change anything; `adjust`
+    changes the chip's numbers before they are used.
+    """
     if not shapes:
         return []
-    search = Search(chip, software, chip_tensors([chip], [software]), objective, shuffle)
+    search = Search(chip, software, chip_tensors([chip], [software]), objective, shuffle, adjust)
     result: list[Choice | None] = []
     for some in _chunks(shapes, search.count(COARSE)):
         result.extend(search.best(some, COARSE))
@@ -87,6 +93,7 @@ class Search:
     tensors: ChipTensors
     objective: Objective
     shuffle: Shuffle | None = None
+    adjust: Adjust | None = None
 
     def best(self, shapes: list[KernelShape], halvings: Halvings) -> list[Choice | None]:
         """The best mapping of each shape in one evaluation; None where no candidate is legal."""
@@ -99,17 +106,25 @@ class Search:
         """Every candidate of every shape."""
         chip = self.chip
         kernels = pack(shapes)
-        rates = rate_tensors([chip], [_engine_dtype(shape, chip) for shape in shapes])
+        dtypes = [engine_dtype(shape, chip) for shape in shapes]
+        tensors, rates = self.tensors, rate_tensors([chip], dtypes)
+        if self.adjust is not None:
+            tensors, rates = self.adjust(tensors, rates, dtypes)
         batch = candidates(kernels, chip, self.software, halvings)
         if self.shuffle is not None:
             batch = self.shuffle(batch)
-        move = (cache if chip.memory_system == "cache" else register_flat).move(kernels, batch, self.tensors, rates)
-        return batch, move, evaluate(move, kernels, self.tensors, rates, self.software.overlap)
+        move = memory_system(chip)(kernels, batch, tensors, rates)
+        return batch, move, evaluate(move, kernels, tensors, rates, self.software.overlap)
 
     def count(self, halvings: Halvings) -> int:
         """Candidates of one kernel."""
         empty = KernelShape("pointwise", "float32", (1, 1, 1, 1), (), (), 0.0, 0.0, 0.0)
         return candidates(pack([empty]), self.chip, self.software, halvings).candidates
+
+
+def memory_system(chip: Chip) -> Callable[[KernelTensors, mappings.MappingBatch, ChipTensors, RateTensors], Movement]:
+    """What turns mappings into traffic on this chip."""
+    return cache.move if chip.memory_system == "cache" else register_flat.move
 
 
 def candidates(
@@ -197,6 +212,7 @@ def _read(
                 compute_energy_j=compute_j,
                 unattributed_energy_j=extra_j,
                 operand_far_bytes=tuple(o[i] for o in operands[: len(kernel.operands)]),
+                tile=(tiles[0][i], tiles[1][i], tiles[2][i], tiles[3][i], tiles[4][i]),
                 mapping=describe(kernel, [t[i] for t in tiles], chip.memory_system) if kernel.is_tiled else "streamed",
                 candidates=count if kernel.is_tiled else 1,
                 legal=int(counts[i]) if kernel.is_tiled else 1,
@@ -232,7 +248,7 @@ def _nothing_fits(kernel: KernelShape, chip: Chip) -> str:
     )
 
 
-def _engine_dtype(kernel: KernelShape, chip: Chip) -> str:
+def engine_dtype(kernel: KernelShape, chip: Chip) -> str:
     """The dtype whose engine does the kernel; without matrix work it is the vector engine's, whatever it holds."""
     return kernel.dtype if kernel.work and chip.supports(kernel.dtype) else _VECTOR_FALLBACK
 
