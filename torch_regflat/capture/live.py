@@ -92,7 +92,7 @@ def _place(tensor: torch.Tensor) -> _Place:
     )  # fmt: skip
 
 
-class LiveRecorder(Recorder):
+class LiveRecorder(Recorder):  # type: ignore[no-untyped-call]
     """Records operators beside their real computation. Backward operators get the path of what caused them."""
 
     computes = True
