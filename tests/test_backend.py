@@ -5,8 +5,10 @@ from __future__ import annotations
 import copy
 import subprocess
 import sys
+import tomllib
 import warnings
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -215,6 +217,27 @@ def test_bad_options(options: dict[str, Any], kind: type[Exception], message: st
     with pytest.raises(torch._dynamo.exc.BackendCompilerFailed) as through:
         torch.compile(nn.Linear(2, 2), backend="regflat", options=options)(torch.ones(1, 2))
     assert message in str(through.value)
+
+
+def test_the_entry_point_names_the_backend() -> None:
+    """As an installed package: torch finds the name without an import, and importing the module does not hurt."""
+    text = (Path(__file__).parent.parent / "pyproject.toml").read_text()
+    value = tomllib.loads(text)["project"]["entry-points"]["torch_dynamo_backends"]["regflat"]
+    program = (
+        "import importlib.metadata as m, sys\n"
+        f"point = m.EntryPoint('regflat', {value!r}, 'torch_dynamo_backends')\n"
+        "real = m.entry_points\n"
+        "def found(**wanted):\n"
+        "    mine = wanted.get('group') == 'torch_dynamo_backends'\n"
+        "    return m.EntryPoints([point]) if mine else real(**wanted)\n"
+        "m.entry_points = found\n"
+        "import torch\n"
+        "torch.compile(torch.nn.Linear(2, 2), backend='regflat')(torch.ones(1, 2))\n"
+        "import torch_regflat.backend as b\n"
+        "print(b.last().profile.workload.flops)"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout == "8\n"
 
 
 def test_the_name_is_known_once_the_module_is_imported() -> None:

@@ -97,6 +97,7 @@ def test_recurrent_through_other_doors(build: Callable[[], zoo.Built], door: str
     assert other.workload.flops == road.workload.flops > 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("build", [zoo.mobilenet_v2, zoo.vit_b16], ids=zoo.ids([zoo.mobilenet_v2, zoo.vit_b16]))
 def test_vision_through_other_doors(build: Callable[[], zoo.Built]) -> None:
     model, args = zoo.real(build)

@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
+from importlib.metadata import entry_points
 from typing import Any, Protocol
 
 import torch
@@ -255,11 +256,11 @@ def aot_compiled(
 
 
 def register_compile_backend(function: Callable[..., Any], name: str) -> None:
-    """Make `torch.compile(backend=name)` find `function`, where its entry point has not done so."""
+    """Make `torch.compile(backend=name)` find `function`, unless an installed entry point does that already."""
     from torch._dynamo.backends import registry
 
-    if registry._COMPILER_FNS.get(name) is not function:
-        registry._COMPILER_FNS.pop(name, None)
+    # torch registers what an entry point loads itself, and refuses a name that is there before.
+    if not entry_points(group="torch_dynamo_backends", name=name) and name not in registry._COMPILER_FNS:
         registry.register_backend(function, name=name)
 
 
