@@ -126,7 +126,7 @@ DOUBLE = nn.Linear(4, 4, dtype=torch.float64)
 @pytest.mark.parametrize(
     ("model", "args", "chip", "words"),
     [
-        (3, (), "h100-sxm", "profile() takes a module or a function, found int"),
+        (3, (), "h100-sxm", "profile() takes a module, a function, a GraphModule or an ExportedProgram, found int"),
         (nn.Identity(), (), [], "no chip given; name at least one"),
         (nn.Identity(), (), "h1000", "unknown chip 'h1000'; did you mean h100"),
         (

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from .hardware.library import load as load_chip
     from .operators.lowering import Lower
     from .operators.registry import operator
-    from .profiler import Profile, profile, profile_model, profiled
+    from .profiler import Profile, profile, profile_model, profiled, profiling
     from .report.files import load as load_result
     from .result import Result
     from .schedule.tile import Tile
@@ -39,6 +39,7 @@ __version__ = "0.1.0"
 _PUBLIC = {
     "profile": ("profiler", "profile"),
     "profiled": ("profiler", "profiled"),
+    "profiling": ("profiler", "profiling"),
     "profile_model": ("profiler", "profile_model"),
     "Profile": ("profiler", "Profile"),
     "Result": ("result", "Result"),
@@ -80,6 +81,7 @@ __all__ = [
     "profile",
     "profile_model",
     "profiled",
+    "profiling",
     "trace",
 ]
 

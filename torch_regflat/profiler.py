@@ -1,8 +1,9 @@
-"""The one place that joins the stages: capture → lower → schedule → result, and the three ways in.
+"""The one place that joins the stages: capture → lower → schedule → result, and the ways in.
 
 regflat.profile(model, args, kwargs, chip="h100-sxm")     # a module or function and its inputs
 regflat.profile_model("llama-3-8b", phase="decode")       # a Hugging Face model by name, folder or hub id
 @regflat.profiled(chip="regflat-physical")                # as torch.compile is used; still computes
+with regflat.profiling(chip="h100-sxm") as p: ...         # around ordinary eager code
 """
 
 from __future__ import annotations
@@ -18,11 +19,16 @@ from typing import Any
 
 import torch
 from torch import fx, nn
+from torch.export import ExportedProgram
 
 from . import __version__
+from ._profiling import Profiling
+from .capture import graphs
+from .capture._torch_private import eager
+from .capture.live import LiveRecorder
 from .capture.record import capture
 from .cost import MODEL_VERSION
-from .errors import CapacityError, InputError, UnmodelledError
+from .errors import CapacityError, CaptureError, InputError, UnmodelledError
 from .hardware.chip import Chip
 from .hardware.library import load
 from .hardware.software import for_chip
@@ -85,8 +91,8 @@ class Profile:
 
 
 def profile(
-    model: nn.Module | Callable[..., Any],
-    args: Any = (),
+    model: nn.Module | Callable[..., Any] | ExportedProgram,
+    args: Any = None,
     kwargs: dict[str, Any] | None = None,
     *,
     chip: ChipLike | Sequence[ChipLike] = DEFAULT_CHIP,
@@ -95,14 +101,21 @@ def profile(
 ) -> Profile:
     """Profile one call of a module or function on one or more chips. Nothing is computed; meta tensors suffice.
 
-    `args` is the tuple of positional inputs (a lone tensor is taken as the only one). With `strict`, an operation
-    without a formula (`UnmodelledError`) or a model that does not fit (`CapacityError`) is refused. Raises
-    `CaptureError` when the model cannot be run on meta tensors, `ChipError` for an unknown chip.
+    `args` is the tuple of positional inputs (a lone tensor is taken as the only one). An `fx.GraphModule` is run node
+    by node; so is an `ExportedProgram`, on its own example inputs where neither `args` nor `kwargs` is given. With
+    `strict`, an operation without a formula (`UnmodelledError`) or a model that does not fit (`CapacityError`) is
+    refused. Raises `CaptureError` when the model cannot be run on meta tensors, `ChipError` for an unknown chip.
     """
-    if not callable(model):
-        raise InputError(f"profile() takes a module or a function, found {type(model).__name__}")
     chips = _load(chip)
-    args = (args,) if isinstance(args, torch.Tensor) else tuple(args)
+    model = eager(model)
+    if isinstance(model, ExportedProgram):
+        name = name or graphs.title(model)
+        model, args = graphs.exported(model, args, kwargs)
+        kwargs = None
+    if not callable(model):
+        found = f"the name {model!r}; profile_model() takes names" if isinstance(model, str) else type(model).__name__
+        raise InputError(f"profile() takes a module, a function, a GraphModule or an ExportedProgram, found {found}")
+    args = (args,) if isinstance(args, torch.Tensor) else tuple(args or ())
     label = name or str(getattr(model, "__qualname__", type(model).__name__))
     with _guard():
         graph = capture(model, args, kwargs)
@@ -174,6 +187,39 @@ def profiled(
     return wrap(target, options)
 
 
+def profiling(
+    model: nn.Module | None = None,
+    *,
+    chip: ChipLike | Sequence[ChipLike] = DEFAULT_CHIP,
+    strict: bool = False,
+    name: str | None = None,
+) -> Profiling:
+    """Profile what ordinary eager code in a `with` block does, while it does it; results are its own.
+
+    Forward, backward and optimizer steps are recorded as they run. Module paths start at `model` where it is given,
+    else at the class of each module called. `.profile` of what `as` names is there after the block.
+    """
+    check_chips(chip)
+    return Profiling({"chip": chip, "strict": strict}, model, name)
+
+
+def profile_recorded(
+    recorder: LiveRecorder,
+    *,
+    chip: ChipLike | Sequence[ChipLike] = DEFAULT_CHIP,
+    strict: bool = False,
+    name: str,
+    phase: str,
+    notes: tuple[str, ...] = (),
+) -> Profile:
+    """The profile of what a recorder has recorded so far."""
+    if not any(node.op == "call_function" for node in recorder.nodes):
+        raise CaptureError(f"{name}: nothing was recorded, for no operator of torch ran")
+    graph = recorder.graph_so_far()
+    labels = _Labels(model=name, phase=phase, notes=notes)
+    return _finish(graph, _load(chip), strict, labels, _modules_bytes(recorder.modules()))
+
+
 @dataclass(frozen=True)
 class _Labels:
     model: str
@@ -242,6 +288,11 @@ def _refuse_unmodelled(model: str, work: Workload) -> None:
         )
 
 
+def check_chips(chips: ChipLike | Sequence[ChipLike]) -> None:
+    """Refuse unknown chips before anything is recorded for them."""
+    _load(chips)
+
+
 def _load(chips: ChipLike | Sequence[ChipLike]) -> list[Chip]:
     listed = [chips] if isinstance(chips, (str, Path, Chip)) else list(chips)
     if not listed:
@@ -251,13 +302,15 @@ def _load(chips: ChipLike | Sequence[ChipLike]) -> list[Chip]:
 
 def _module_bytes(model: Any) -> int | None:
     """Bytes of all parameters and buffers of a module, each storage once; None for a function."""
-    if not isinstance(model, nn.Module):
-        return None
+    return _modules_bytes([model]) if isinstance(model, nn.Module) else None
+
+
+def _modules_bytes(modules: list[nn.Module]) -> int | None:
     seen: dict[int, int] = {}
-    for tensor in (*model.parameters(), *model.buffers()):
+    for tensor in (tensor for model in modules for tensor in (*model.parameters(), *model.buffers())):
         storage = tensor.untyped_storage()
         seen[storage._cdata] = storage.nbytes()
-    return sum(seen.values())
+    return sum(seen.values()) if modules else None
 
 
 def _versions() -> dict[str, str]:

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import functools
 import threading
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
+from importlib.metadata import entry_points
 from typing import Any, Protocol
 
 import torch
 from torch.fx._lazy_graph_module import _use_lazy_graph_module
+from torch.multiprocessing.reductions import StorageWeakRef
 from torch.nn.modules import module as _nn_module
+from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode as TorchDispatchMode
 
 _HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
@@ -124,6 +128,11 @@ class Handler(Protocol):
 
     def values_of(self, tensor: torch.Tensor, asked: str) -> torch.Tensor: ...
 
+    @property
+    def computes(self) -> bool:
+        """Whether the code it records runs for real, so that only module calls are of interest."""
+        ...
+
 
 class _Handlers(threading.local):
     """The recorders of this thread, innermost last."""
@@ -155,6 +164,146 @@ def intercepted(handler: Handler) -> Iterator[None]:
             _users -= 1
             if _users == 0:
                 _uninstall()
+
+
+_weak_storage: Any = StorageWeakRef
+
+
+def active_handler() -> Handler | None:
+    """The innermost recorder of this thread."""
+    return _handlers.stack[-1] if _handlers.stack else None
+
+
+class StorageReference:
+    """A weak reference to a tensor's storage; while it is held the storage's address means no other storage."""
+
+    def __init__(self, tensor: torch.Tensor) -> None:
+        self._reference: Any = _weak_storage(tensor.untyped_storage())
+
+    def expired(self) -> bool:
+        """Whether nothing holds the memory any more."""
+        return bool(self._reference.expired())
+
+
+def autograd_node() -> Any:
+    """The backward node whose operators are running in this thread, None outside of a backward pass."""
+    return torch._C._current_autograd_node()
+
+
+def next_sequence_number() -> int:
+    """The number that autograd will give to the next node it makes in this thread."""
+    number: int = torch._C._autograd._get_sequence_nr()
+    return number
+
+
+class _WholeOperators(TorchFunctionMode):
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if torch.is_grad_enabled() or func not in _composites():
+            return func(*args, **(kwargs or {}))
+        with torch._C._AutoDispatchBelowAutograd():
+            return func(*args, **(kwargs or {}))
+
+
+def whole_operators() -> AbstractContextManager[Any]:
+    """Within this, where gradients are off, composite operators (linear, attention, norms) reach dispatch modes whole.
+
+    In inference mode they do by themselves; under `no_grad` autograd's kernels would take them apart.
+    """
+    return _WholeOperators()
+
+
+@functools.cache
+def _composites() -> frozenset[Any]:
+    """The public functions of `torch.nn.functional`, and those beside them that are made of several operators."""
+    functional = torch.nn.functional
+    found = {value for name, value in vars(functional).items() if callable(value) and not name.startswith("_")}
+    found |= {value for name, value in vars(torch._C._nn).items() if callable(value) and not name.startswith("_")}
+    for name in _COMPOSITE_NAMES.split():
+        found |= {getattr(owner, name) for owner in (torch, torch.Tensor) if hasattr(owner, name)}
+    return frozenset(found)
+
+
+_COMPOSITE_NAMES = """
+    conv1d conv2d conv3d conv_transpose1d conv_transpose2d conv_transpose3d layer_norm rms_norm group_norm instance_norm
+    batch_norm lstm gru rnn_tanh rnn_relu lstm_cell gru_cell rnn_tanh_cell rnn_relu_cell matmul __matmul__ __rmatmul__
+    einsum tensordot inner bilinear softmax log_softmax embedding embedding_bag max_pool1d max_pool2d max_pool3d
+    adaptive_avg_pool1d pixel_shuffle pixel_unshuffle dropout
+"""
+
+
+def aot_compiled(
+    graph: torch.fx.GraphModule,
+    example_inputs: Sequence[Any],
+    forward: Callable[..., Callable[..., Any]],
+    backward: Callable[..., Callable[..., Any]],
+) -> Callable[..., Any]:
+    """A differentiable callable of a Dynamo graph; `forward` and `backward` make those of AOTAutograd's two graphs.
+
+    The partition is the plain one: backward reads what forward saved, as in eager mode, and recomputes nothing.
+    """
+    from torch._dynamo.backends.common import aot_autograd
+    from torch._functorch._aot_autograd.utils import make_boxed_func
+    from torch._functorch.partitioners import default_partition
+
+    compiler = aot_autograd(
+        fw_compiler=lambda inner, inputs: make_boxed_func(forward(inner, inputs)),
+        bw_compiler=lambda inner, inputs: make_boxed_func(backward(inner, inputs)),
+        inference_compiler=lambda inner, inputs: make_boxed_func(forward(inner, inputs)),
+        partition_fn=default_partition,
+    )
+    made: Callable[..., Any] = compiler(graph, example_inputs)
+    return made
+
+
+def register_compile_backend(function: Callable[..., Any], name: str) -> None:
+    """Make `torch.compile(backend=name)` find `function`, unless an installed entry point does that already."""
+    from torch._dynamo.backends import registry
+
+    # torch registers what an entry point loads itself, and refuses a name that is there before.
+    if not entry_points(group="torch_dynamo_backends", name=name) and name not in registry._COMPILER_FNS:
+        registry.register_backend(function, name=name)
+
+
+def eager(model: Any) -> Any:
+    """What `torch.compile` was given, where `model` is what it made of it."""
+    if isinstance(model, torch.nn.Module):
+        return vars(model)["_modules"].get("_orig_mod", model) if type(model).__name__ == "OptimizedModule" else model
+    return getattr(model, "_torchdynamo_orig_callable", model)
+
+
+def break_reason(graph: torch.fx.GraphModule) -> tuple[str, str] | None:
+    """Why Dynamo ended this graph and where (`file:line`), None where it simply ended."""
+    reason = getattr(graph, "compile_subgraph_reason", None)
+    if reason is None or not reason.graph_break:
+        return None
+    frames = list(reason.user_stack or ())
+    return str(reason.reason), f"{frames[-1].filename}:{frames[-1].lineno}" if frames else ""
+
+
+def skipped_frames() -> Counter[str]:
+    """Why Dynamo ran frames as they are, and how often, since the process began or its counters were cleared."""
+    from torch._dynamo.utils import counters
+
+    return Counter(counters["unimplemented"])
+
+
+def parameter_names(graph: torch.fx.GraphModule) -> list[str | None]:
+    """For each placeholder of a Dynamo graph the state-dict name of the parameter or buffer it is, None for inputs."""
+    known = graph.meta.get("dynamo_flat_name_to_original_fqn", {})
+    found: list[str | None] = []
+    for node in graph.graph.nodes:
+        if node.op == "placeholder":
+            source = getattr(node, "_dynamo_source", None)
+            guard = source.guard_source if source is not None else None
+            is_state = guard is not None and (guard.is_unspecialized_nn_module() or guard.is_specialized_nn_module())
+            name = known.get(str(node.target)) or (source.name if source is not None else "")
+            found.append(str(name() if callable(name) else name) if is_state else None)
+    return found
+
+
+def is_pytree_graph(graph: torch.fx.Graph) -> bool:
+    """Whether the placeholders of a graph are the leaves of its arguments, as torch.export makes it."""
+    return isinstance(graph._codegen, torch.fx.graph._PyTreeCodeGen)
 
 
 def _install() -> None:
@@ -200,7 +349,7 @@ def _value_method(name: str, original: Callable[..., Any]) -> Callable[..., Any]
         stack = _handlers.stack
         if not stack:
             return original(self, *args, **kwargs)
-        if self.device.type == "meta":
+        if not stack[-1].computes and self.device.type == "meta":
             self = stack[-1].values_of(self, name)
         with without_dispatch():
             return original(self, *args, **kwargs)
@@ -211,7 +360,7 @@ def _value_method(name: str, original: Callable[..., Any]) -> Callable[..., Any]
 def _keeps_data(name: str, original: Callable[..., Any]) -> Callable[..., Any]:
     # `torch.tensor([1, 2], device="meta")` drops the numbers; made on the CPU they arrive as a constant.
     def make(*args: Any, **kwargs: Any) -> Any:
-        if not _handlers.stack:
+        if not _handlers.stack or _handlers.stack[-1].computes:
             return original(*args, **kwargs)
         data = args[-1] if name == "new_tensor" else args[0] if args else kwargs.get("data")
         device = args[0].device if name == "new_tensor" else None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 
 import torch
@@ -106,3 +107,24 @@ def user_line() -> str:
     while frame is not None and frame.f_code.co_filename.startswith(_OURS):
         frame = frame.f_back  # type: ignore[assignment]
     return f"{frame.f_code.co_filename}:{frame.f_lineno}" if frame is not None else "the code"
+
+
+def stack_path(node: torch.fx.Node) -> str | None:
+    """The dotted path of the innermost module in a node's `nn_module_stack`, None where it has none.
+
+    torch.export writes `layers.0.mlp`; Dynamo writes `L['self'].layers.0.mlp` or `L['self']._modules['layers']`, with
+    the name of the local variable that held the module.
+    """
+    stack = node.meta.get("nn_module_stack") or node.meta.get("fwd_nn_module_stack")
+    if not stack:
+        return None
+    innermost = list(stack.values())[-1]
+    return plain_path(str(innermost[0] if isinstance(innermost, tuple) else innermost))
+
+
+def plain_path(path: str) -> str:
+    """`layers.0.mlp` for `L['self']._modules['layers']._modules['0'].mlp` and the like."""
+    path = re.sub(r"^[LG]\[(['\"])\w+\1\]\.?", "", path)
+    path = re.sub(r"\.?_(modules|parameters|buffers)(?=\[)", "", path)
+    path = re.sub(r"\[(['\"]?)([^\]'\"]+)\1\]", r".\2", path)
+    return re.sub(r"@\d+$", "", path).removeprefix(".")

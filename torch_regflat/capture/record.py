@@ -16,9 +16,10 @@ from typing import Any
 import torch
 from torch.fx import GraphModule
 
-from ..errors import CaptureError
+from ..errors import CaptureError, InputError
 from . import state
 from ._torch_private import intercepted
+from .graphs import as_callable
 from .inputs import Inputs, home_device
 from .recorder import Recorder
 from .repeats import Leak
@@ -42,11 +43,11 @@ def capture(
 ) -> GraphModule:
     """Record `fn(*args, **kwargs)` as an fx graph of ATen operators; nothing is computed.
 
-    `fn` is a module, a method or a function. Tensors may be on any device; meta tensors suffice. `kv_cache` holds the
-    objects (caches, tensors, nested) whose tensors are marked as key-value cache; objects among the arguments whose
-    class is called `...Cache` are found by themselves. With `repeats`, layers that are built alike and called alike
-    are run once and copied. Placeholders are the tensors of the arguments in order, then those of `kv_cache`; the
-    output is the flat tuple of the tensors in the result.
+    `fn` is a module, a method, a function or a `GraphModule`, which is run node by node. Tensors may be on any device;
+    meta tensors suffice. `kv_cache` holds the objects (caches, tensors, nested) whose tensors are marked as key-value
+    cache; objects among the arguments whose class is called `...Cache` are found by themselves. With `repeats`, layers
+    that are built alike and called alike are run once and copied. Placeholders are the tensors of the arguments in
+    order, then those of `kv_cache`; the output is the flat tuple of the tensors in the result.
     """
     return capture_with_result(fn, args, kwargs, repeats=repeats, kv_cache=kv_cache).graph
 
@@ -78,6 +79,7 @@ class _Run:
 
     def __init__(self, fn: Any, args: tuple[Any, ...], kwargs: dict[str, Any], kv_cache: Any, restore: bool) -> None:
         self.fn, self.args, self.kwargs, self.kv_cache, self.restore = fn, args, kwargs, kv_cache, restore
+        self.call = as_callable(fn) if isinstance(fn, GraphModule) else fn
         owner = fn if isinstance(fn, torch.nn.Module) else getattr(fn, "__self__", None)
         self.root = owner if isinstance(owner, torch.nn.Module) else None
 
@@ -103,8 +105,8 @@ class _Run:
 
     def _call(self, recorder: Recorder, args: Any, kwargs: Any) -> Any:
         try:
-            return self.fn(*args, **kwargs)
-        except CaptureError:
+            return self.call(*args, **kwargs)
+        except (CaptureError, InputError):
             raise
         except Exception as error:
             where = recorder.where(error)

@@ -22,6 +22,8 @@ from .values import Unknown, Values
 class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """The dispatch mode: each operator is run on meta twins and appended to `graph`."""
 
+    computes = False
+
     def __init__(
         self, root: torch.nn.Module | None, name: str, home: torch.device, *, repeats: bool, saved: state.Saved
     ) -> None:
@@ -75,7 +77,8 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     def _run(self, func: Any, info: OpInfo, actual: tuple[Any, Any], recorded: tuple[Any, Any]) -> Any:
         try:
-            return func(*actual[0], **actual[1])
+            out = func(*actual[0], **actual[1])
+            return _as_queries(out, actual[0][0]) if func is _ATTENTION else out
         except Exception as error:
             # Perhaps its shape depends on values: with known values it can be run for real.
             try:
@@ -326,6 +329,15 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         return readable(*self.stack[-1], self.name)
 
     @contextmanager
+    def at(self, path: str) -> Iterator[None]:
+        """Within this, operators belong to the module of this path."""
+        self.stack.append((path, None))
+        try:
+            yield
+        finally:
+            self.stack.pop()
+
+    @contextmanager
     def paused(self) -> Iterator[None]:
         """Within this, operators run without being recorded."""
         with without_dispatch():
@@ -343,3 +355,19 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
             "storage": tuple(n.meta["storage"] for n in outputs),
         }
         return lazy_graph_module(self._attributes, self.graph, self.name)
+
+
+_ATTENTION = torch.ops.aten.scaled_dot_product_attention.default
+
+
+def _as_queries(out: torch.Tensor, query: torch.Tensor) -> torch.Tensor:
+    """The result of attention in the memory layout of its queries, as the fused kernels write it.
+
+    On meta it comes from plain products, contiguous; models transpose it back, and would seem to copy it each time.
+    """
+    if query.dim() < 3 or out.shape[:-1] != query.shape[:-1]:
+        return out
+    order = sorted(range(out.dim() - 1), key=query.stride, reverse=True)
+    order.append(out.dim() - 1)
+    made = torch.empty([out.shape[d] for d in order], dtype=out.dtype, device="meta")
+    return made.permute([order.index(d) for d in range(out.dim())])

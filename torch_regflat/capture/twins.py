@@ -13,6 +13,11 @@ from ._torch_private import storage_key
 _PLAIN_DISPATCH = torch.Tensor.__torch_dispatch__
 
 
+def has_own_dispatch(kind: type) -> bool:
+    """Whether tensors of this class answer operators themselves, rather than by their memory."""
+    return kind is not torch.Tensor and getattr(kind, "__torch_dispatch__", _PLAIN_DISPATCH) is not _PLAIN_DISPATCH
+
+
 class Twins:
     """Memoised meta twins, and the number of every storage met (`node.meta["storage"]`).
 
@@ -41,7 +46,7 @@ class Twins:
     def make(self, tensor: torch.Tensor) -> torch.Tensor:
         """A new twin of a user's tensor. [same sizes, same strides, shared storage where it was shared]"""
         kind = type(tensor)
-        if kind is not torch.Tensor and getattr(kind, "__torch_dispatch__", _PLAIN_DISPATCH) is not _PLAIN_DISPATCH:
+        if has_own_dispatch(kind):
             raise CaptureError(
                 f"a {kind.__name__} of shape {tuple(tensor.shape)} cannot be captured; "
                 "pass a plain tensor of the same shape (on any device, meta included)"
