@@ -15,7 +15,7 @@ from . import state
 from ._torch_private import OpInfo, TorchDispatchMode, lazy_graph_module, op_info, without_dispatch
 from .names import Names, attribute_name, readable, user_line
 from .repeats import Repeats
-from .twins import Twins
+from .twins import Twins, no_memory_layout
 from .values import Unknown, Values
 
 
@@ -80,13 +80,20 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
             # Perhaps its shape depends on values: with known values it can be run for real.
             try:
                 real = self.values.run(func, *recorded)
+                self._check_layout(real)
             except Unknown as unknown:
                 if info.data_dependent:
                     raise self._refusal(f"needs the values of a tensor ({func})", unknown) from error
                 raise error from None
+            except CaptureError:
+                raise
             except Exception:
                 raise error from None
             return torch.utils._pytree.tree_map_only(torch.Tensor, self.twins.make, real)
+
+    def _check_layout(self, out: Any) -> None:
+        if isinstance(out, torch.Tensor) and out.layout is not torch.strided:
+            raise CaptureError(f"{self.here()}: {_user_line()} makes {no_memory_layout(out)}")
 
     def _answer(self, func: Any, args: Any, kwargs: Any) -> Any:
         try:
@@ -163,6 +170,7 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self.twins.keep.append(twin)
 
     def _append(self, func: Any, info: OpInfo, args: Any, kwargs: Any, out: Any) -> Node:
+        self._check_layout(out)
         node = self.add(self.graph.call_function(func, args, kwargs), out)
         for position, name in info.writes:
             written = args[position] if position < len(args) else kwargs.get(name)

@@ -78,6 +78,8 @@ def _is_view(call: Call, known: Signature) -> bool:
 
 def price(call: Call) -> tuple[tuple[LoopNest, ...], bool]:
     """The nests of a call and whether a formula of its own gave them."""
+    if call.out and not any([t.numel() for t in call.out]):
+        return (), True  # nothing is written
     formula = formula_of(call.target)
     if formula is None and is_pointwise(call.target) and call.out:
         formula = tagged

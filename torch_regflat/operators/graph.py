@@ -18,7 +18,7 @@ def input_nodes(node: fx.Node) -> list[fx.Node]:
 def storage_ids(storage: Any) -> list[int]:
     if isinstance(storage, int):
         return [storage]
-    return [s for s in storage if s is not None] if storage else []
+    return [s for part in storage for s in storage_ids(part)] if storage else []
 
 
 def storages_of(node: fx.Node, number: Any = None) -> list[int]:
