@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
@@ -115,6 +116,22 @@ def op_info(func: Any) -> OpInfo:
     )
 
 
+def is_higher_order(func: Any) -> bool:
+    """Whether an operator takes functions."""
+    return isinstance(func, torch._ops.HigherOrderOperator)
+
+
+def eager_kernel(op: Any) -> Callable[..., Any] | None:
+    """What torch runs for a higher-order operator when nothing traces it."""
+    keys = (torch._C.DispatchKey.CompositeExplicitAutograd, torch._C.DispatchKey.CPU)
+    return next((op.py_kernels[key] for key in keys if key in op.py_kernels), None)
+
+
+def is_nested_scan(combine_fn: Any) -> bool:
+    """Whether this is a user's `combine_fn` as `scan` wraps it, which returns a pair of trees."""
+    return getattr(getattr(combine_fn, "func", None), "__name__", "") == "wrap_combine_fn_flat"
+
+
 class Handler(Protocol):
     """What a recorder offers to the calls that are intercepted for it."""
 
@@ -163,6 +180,44 @@ def _install() -> None:
         _replace(torch.Tensor, name, _value_method)
     for owner, name in ((torch, "tensor"), (torch, "as_tensor"), (torch.Tensor, "new_tensor")):
         _replace(owner, name, _keeps_data)
+    _replace(torch, "compile", _uncompiled)
+    _install_flex_attention()
+
+
+def _uncompiled(name: str, original: Callable[..., Any]) -> Callable[..., Any]:
+    # Eager `cond`, `scan` and `flex_attention` compile themselves, and the compiler would trace the recorder.
+    def compile_(model: Any = None, **options: Any) -> Any:
+        if not _handlers.stack:
+            return original(model, **options)
+        return model if model is not None else lambda inner: inner
+
+    return compile_
+
+
+def _install_flex_attention() -> None:
+    """Let `flex_attention` take meta tensors, with a BlockMask on the CPU beside them."""
+    module: Any = sys.modules.get("torch.nn.attention.flex_attention")
+    if module is None:
+        return
+    if hasattr(module, "_validate_device"):
+        _replace(module, "_validate_device", _unless_recording)
+    _originals[(module.BlockMask, "kv_num_blocks")] = module.BlockMask.__dict__.get("kv_num_blocks", _INHERITED)
+    module.BlockMask.kv_num_blocks = property(_block_counts, _set_block_counts)
+
+
+def _unless_recording(name: str, original: Callable[..., Any]) -> Callable[..., Any]:
+    return lambda *args, **kwargs: None if _handlers.stack else original(*args, **kwargs)
+
+
+def _block_counts(mask: Any) -> torch.Tensor:
+    counts: torch.Tensor = mask.__dict__["kv_num_blocks"]
+    if _handlers.stack and sys._getframe(1).f_code.co_name == "flex_attention":
+        return torch.empty(0, device="meta")  # it only compares the device with that of the query
+    return counts
+
+
+def _set_block_counts(mask: Any, counts: torch.Tensor) -> None:
+    mask.__dict__["kv_num_blocks"] = counts
 
 
 def _replace(owner: Any, name: str, make: Callable[[str, Callable[..., Any]], Callable[..., Any]]) -> None:

@@ -11,7 +11,7 @@ import torch
 from ..workload import LoopNest, Operand, Role
 from .movement import traffic
 from .pointwise import is_pointwise, tagged
-from .registry import Call, Routing, Signature, check_misspelt, formula_of, nests_of, signature
+from .registry import Call, Facts, Signature, check_misspelt, formula_of, nests_of, signature
 from .shapes import tensors_in
 
 
@@ -31,7 +31,7 @@ def lower_call(
     kwargs: dict[str, Any],
     out: Any,
     roles: dict[int, Role] | None = None,
-    routing: Routing | None = None,
+    facts: Facts | None = None,
 ) -> Lowered:
     """Price one operator call.
 
@@ -42,7 +42,7 @@ def lower_call(
     known = signature(target)
     kwargs = {k: v for k, v in kwargs.items() if k not in known.outs} if known.outs else kwargs
     outs = _results(known, args, kwargs, tensors_in(out))
-    call = Call(target, args, kwargs, outs, dict(roles or {}), routing)
+    call = Call(target, args, kwargs, outs, dict(roles or {}), facts)
     nests, modelled = ((), True) if _is_view(call, known) else price(call)
     return Lowered(nests, call.inputs, call.out, modelled)
 

@@ -17,7 +17,7 @@ from ..errors import InputError
 from ..workload import LoopNest, Operation, Role, Tensor, Workload, with_growing_caches
 from .calls import Lowered, lower_call, mutated_tensors, price
 from .graph import experts_per_token, input_nodes, path_of, role_of, storage_ids, storages_of
-from .registry import Call, Routing, Signature, signature
+from .registry import Call, Facts, Signature, signature
 from .shapes import checked_skew, dtype_name, tensors_in
 
 __all__ = ["Lower", "Lowered", "lower_call", "workload"]
@@ -194,11 +194,13 @@ class _State:
         roles = [self.roles.get(storage, "activation") for storage in (*inputs, *outputs)]
         call.roles.update(enumerate(roles))
         if "grouped_mm" in node.name:
-            call.routing = Routing(experts_per_token(node), self.routing_skew)
+            call.facts = Facts(experts_per_token(node), self.routing_skew)
+        elif "domain_fraction" in node.meta:
+            call.facts = Facts(domain_fraction=node.meta["domain_fraction"])
         slots = {id(t): i for i, t in enumerate(call.inputs)}
         aliased = tuple([s in inputs for s in outputs])
         args, kwargs = self._freeze(call.args, slots), self._freeze(tuple(call.kwargs.items()), slots)
-        key = (id(call.target), args, kwargs, tuple(roles), aliased, call.routing)
+        key = (id(call.target), args, kwargs, tuple(roles), aliased, call.facts)
         try:
             found = self._priced.get(key)
         except TypeError:

@@ -145,7 +145,7 @@ def grouped_mm(call: Call) -> Nests:
 
     x[R, k] · w[E, k, n] with end offsets [E]: R = T·(experts a token) rows, 2·R·n·k FLOPs exactly. The work is the
     expected one: D = `expected_experts` are hit, and only their weights are read. How many experts a token picks and
-    how uneven the routing is comes with the call (`Routing`, found by `Lower` in the routing's topk); where unknown
+    how uneven the routing is comes with the call (`Facts`, found by `Lower` in the routing's topk); where unknown
     each row picks alone, `E·(1 - (1 - 1/E)^R)`. The nest is g = ⌈D⌉ groups of m = ⌈R/g⌉ rows; the
     rounded-up iteration space is larger than the work, so operands carry `distinct` and the FLOPs are given.
 
@@ -177,8 +177,8 @@ def _rows_by_expert(
     call: Call, x: torch.Tensor, w: torch.Tensor, out: torch.Tensor, extra: Sequence[torch.Tensor]
 ) -> LoopNest:
     (total, k), (experts, _, n) = x.shape, w.shape
-    per_token = call.routing.experts_per_token or 1
-    hit = expected_experts(experts, total / per_token, per_token, call.routing.skew)
+    per_token = call.facts.experts_per_token or 1
+    hit = expected_experts(experts, total / per_token, per_token, call.facts.skew)
     groups = max(1, min(experts, total, math.ceil(hit - 1e-9)))
     loop = Loop(call, g=groups, m=math.ceil(total / groups), n=n, k=k)
     loop.read(x, "g", "m", "k", distinct=float(x.numel()))

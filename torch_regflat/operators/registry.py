@@ -58,11 +58,16 @@ def signature(target: Any) -> Signature:
 
 
 @dataclass(frozen=True)
-class Routing:
-    """What is known of a mixture of experts: how many experts each token picks (None: not seen), and the skew."""
+class Facts:
+    """What a call's arguments do not tell, and the graph around it does.
+
+    How many experts each token picks (None: not seen) and how unevenly; the part of an attention's square that a
+    block mask leaves.
+    """
 
     experts_per_token: int | None = None
     skew: float = 0.0
+    domain_fraction: float = 1.0
 
 
 class Call:
@@ -73,7 +78,7 @@ class Call:
     that is both, as the result of an in-place operator, has two: it is read from the first and written to the second.
     """
 
-    __slots__ = ("_read_slots", "_signature", "_write_slots", "args", "inputs", "kwargs", "out", "roles", "routing",
+    __slots__ = ("_read_slots", "_signature", "_write_slots", "args", "inputs", "kwargs", "out", "roles", "facts",
                  "target")  # fmt: skip
 
     def __init__(
@@ -83,11 +88,11 @@ class Call:
         kwargs: dict[str, Any],
         out: list[torch.Tensor],
         roles: dict[int, Role] | None = None,
-        routing: Routing | None = None,
+        facts: Facts | None = None,
     ) -> None:
         self.target, self.args, self.kwargs, self.out = target, args, kwargs, out
         self.roles = {} if roles is None else roles
-        self.routing = routing or Routing()
+        self.facts = facts or Facts()
         self.inputs: list[torch.Tensor] = []
         self._signature = signature(target)
         self._read_slots: dict[int, int] = {}
