@@ -103,7 +103,8 @@ def profile(
     `args` is the tuple of positional inputs (a lone tensor is taken as the only one). With `strict`, an operation
     without a formula (`UnmodelledError`) or a model that does not fit (`CapacityError`) is refused. `weights` and
     `activations` price linear layers in a quantised format (fp8, mxfp8, int8, int4, mxfp4, nvfp4), `routing_skew` a
-    mixture of experts whose experts are not equally popular (0 uniform, 1 Zipf's law). Raises `CaptureError` when the model cannot be run on meta tensors, `ChipError` for an unknown chip.
+    mixture of experts whose experts are not equally popular (0 uniform, 1 Zipf's law). Raises `CaptureError` when
+    the model cannot be run on meta tensors, `ChipError` for an unknown chip.
     """
     if not callable(model):
         raise InputError(f"profile() takes a module or a function, found {type(model).__name__}")
@@ -216,7 +217,7 @@ class _Changes:
         """Refuse what makes no sense before the model is captured."""
         if self.weights is None:
             if self.activations is not None:
-                raise InputError(f"activations in {self.activations} need weights in a format too; give weights as well")
+                raise InputError(f"activations in {self.activations} need weights in a format too; give weights")
             return self
         stored = format_of(self.weights, "weights")
         if self.activations is not None:

@@ -199,6 +199,10 @@ def _install_flex_attention() -> None:
     module: Any = sys.modules.get("torch.nn.attention.flex_attention")
     if module is None:
         return
+    flag = "_FLEX_ATTENTION_DISABLE_COMPILE_DEBUG"  # else it warns that it is not compiled
+    if hasattr(module, flag):
+        _originals[(module, flag)] = getattr(module, flag)
+        setattr(module, flag, True)
     if hasattr(module, "_validate_device"):
         _replace(module, "_validate_device", _unless_recording)
     _originals[(module.BlockMask, "kv_num_blocks")] = module.BlockMask.__dict__.get("kv_num_blocks", _INHERITED)

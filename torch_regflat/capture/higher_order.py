@@ -130,7 +130,8 @@ def _block_share(recorder: Recorder, mask: tuple[Any, ...]) -> float:
         return 1.0
     rows = counts[0].numel()
     blocks = rows * max(-(-int(keys) // int(side)), 1)
-    return min(float(sum(int(count.sum()) for count in counts)) / max(blocks, 1), 1.0)
+    computed: int = sum(int(count.sum()) for count in counts)
+    return min(computed / max(blocks, 1), 1.0)
 
 
 def _as_eager(recorder: Recorder, op: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:

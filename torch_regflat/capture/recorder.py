@@ -117,7 +117,17 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         return real
 
     def refusal(self, does: str, unknown: Unknown) -> CaptureError:
-        return CaptureError(f"{self.here()}: {user_line()} {does} that depends on {unknown.why}; {unknown.advice}")
+        advice = self._advice_for_experts() or unknown.advice
+        return CaptureError(f"{self.here()}: {user_line()} {does} that depends on {unknown.why}; {advice}")
+
+    def _advice_for_experts(self) -> str:
+        """For a loop over the experts that were hit, which transformers can replace by one grouped product."""
+        modules = [module for _, module in self.stack if module is not None]
+        if not modules or not type(modules[-1]).__name__.endswith("Experts"):
+            return ""
+        if not any(hasattr(module, "set_experts_implementation") for module in modules):
+            return ""
+        return "call model.set_experts_implementation('grouped_mm'), whose work needs no values"
 
     def split(self, value: Any) -> tuple[Any, Any]:
         """An argument as it is run (meta twins) and as it is recorded (nodes)."""

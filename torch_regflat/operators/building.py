@@ -1,8 +1,8 @@
 """What a user's own formula is made of: the usual nests in one line, and `Loop` for any other.
 
-    @regflat.operator("mylib::scale_add")
-    def scale_add(call: regflat.Call):
-        return regflat.elementwise(call, vector_ops=2)
+@regflat.operator("mylib::scale_add")
+def scale_add(call: regflat.Call):
+    return regflat.elementwise(call, vector_ops=2)
 """
 
 from __future__ import annotations

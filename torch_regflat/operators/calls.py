@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from ..workload import LoopNest, Operand, Role
+from ..workload import LoopNest, Role
 from .movement import traffic
 from .pointwise import is_pointwise, tagged
 from .registry import Call, Facts, Signature, check_misspelt, formula_of, nests_of, signature
@@ -98,8 +98,5 @@ def _without_empty(nest: LoopNest, call: Call) -> tuple[LoopNest, ...]:
     if not written:
         return ()
     longest = max(t.numel() for t in written)
-    operands = tuple(
-        Operand(call.operand(t, (), "write").slot, (((0, 1),),), t.dtype.itemsize * 8, "write", distinct=float(t.numel()))
-        for t in written
-    )
+    operands = tuple(call.operand(t, (0,), "write", distinct=float(t.numel())) for t in written)
     return (LoopNest("movement", (("c", longest),), operands, nest.dtype),)

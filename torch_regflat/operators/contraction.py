@@ -138,7 +138,7 @@ def linear_cross_entropy(call: Call) -> Nests:
 
     Each gradient that is made along the way is a product of the same size more.
     """
-    x, weight, target = call.args[:3]
+    x, weight = call.args[:2]
     n, k = weight.shape
     m = x.numel() // max(k, 1)
     products = 1 + sum(bool(call.arg(f"compute_{name}_grad")) for name in ("input", "linear_weight"))
@@ -150,7 +150,9 @@ def linear_cross_entropy(call: Call) -> Nests:
         if tensor.numel():
             loop.write(tensor, distinct=float(tensor.numel()))
     scores = float(m * n)
-    return loop.nest("product", dtype_name(x), flops=2 * products * m * n * k, vector_ops=4 * scores, special_ops=scores)
+    return loop.nest(
+        "product", dtype_name(x), flops=2 * products * m * n * k, vector_ops=4 * scores, special_ops=scores
+    )
 
 
 @operator(*packets(aten, "linalg_multi_dot chain_matmul"))

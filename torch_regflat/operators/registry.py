@@ -78,8 +78,9 @@ class Call:
     that is both, as the result of an in-place operator, has two: it is read from the first and written to the second.
     """
 
-    __slots__ = ("_read_slots", "_signature", "_write_slots", "args", "inputs", "kwargs", "out", "roles", "facts",
-                 "target")  # fmt: skip
+    __slots__ = (
+        "_read_slots", "_signature", "_write_slots", "args", "facts", "inputs", "kwargs", "out", "roles", "target",
+    )  # fmt: skip
 
     def __init__(
         self,
@@ -192,7 +193,7 @@ def key_of(target: Any) -> str:
     if isinstance(target, torch._ops.OpOverloadPacket):
         return str(target._qualified_op_name)
     if isinstance(target, torch._ops.HigherOrderOperator):
-        return f"{target.namespace}::{target.name()}"
+        return f"{target.namespace}::{target.__name__}"
     opoverload = getattr(target, "_opoverload", None)  # what torch.library.custom_op and triton_op return
     if isinstance(opoverload, torch._ops.OpOverload):
         return str(opoverload._schema.name)
@@ -242,10 +243,11 @@ def check_misspelt(target: Any) -> None:
     name = target._schema.name
     space = name.partition("::")[0]
     others = [key for key in _formulas if key.startswith(f"{space}::") and space not in _OWN_NAMESPACES]
-    unknown = [key for key in others if key.partition(".")[0] not in _names(space)]
-    unknown = [key for key in unknown if near(key, [name])]
+    exist = _names(space) if others else set()
+    unknown = [key for key in others if key.partition(".")[0] not in exist and near(key, [name])]
     if unknown:
-        raise InputError(f"a formula was given for {unknown[0]!r}, but no such operator exists{near(unknown[0], [name])}")
+        given = unknown[0]
+        raise InputError(f"a formula was given for {given!r}, but no such operator exists{near(given, [name])}")
 
 
 def nests_of(call: Call, formula: Formula) -> tuple[LoopNest, ...]:
