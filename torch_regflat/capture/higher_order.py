@@ -128,8 +128,7 @@ def _block_share(recorder: Recorder, mask: tuple[Any, ...]) -> float:
     except Unknown:
         recorder.note("flex_attention is priced over its full square: the values of its BlockMask are not known")
         return 1.0
-    rows = counts[0].numel()
-    blocks = rows * max(-(-int(keys) // int(side)), 1)
+    blocks: int = counts[0].numel() * max(-(-int(keys) // int(side)), 1)
     computed: int = sum(int(count.sum()) for count in counts)
     return min(computed / max(blocks, 1), 1.0)
 
