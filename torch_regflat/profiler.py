@@ -236,6 +236,8 @@ def _finish(
     """Everything after capture, the same for every door."""
     work = make_workload(graph, labels.model, labels.phase, changes.routing_skew)
     notes = (*labels.notes, *graph.meta.get("notes", ()))
+    if changes.routing_skew:
+        notes = (*notes, f"experts are picked unevenly, with a routing skew of {changes.routing_skew:g}")
     if changes.kv_bits is not None:
         work = with_kv_bits(work, changes.kv_bits)
     if changes.weights is not None:

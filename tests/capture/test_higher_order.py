@@ -116,3 +116,28 @@ class TestFlexAttention:
         assert isinstance(mask.kv_num_blocks, torch.Tensor) and "kv_num_blocks" not in vars(BlockMask)
         with pytest.raises(ValueError, match="meta device"):
             flex_attention(*self.args)
+
+
+class TestCompiled:
+    """What was given to the compiler is recorded as it was written."""
+
+    def test_module(self) -> None:
+        assert workload(regflat.trace(torch.compile(torch.nn.Linear(4, 4)), (x(4, 4),))).flops == 128
+
+    def test_function(self) -> None:
+        assert workload(regflat.trace(torch.compile(lambda a: a @ a), (x(4, 4),))).flops == 128
+
+    def test_inside(self) -> None:
+        inner = torch.nn.Linear(4, 4)
+        net = torch.nn.Sequential(torch.compile(inner), torch.nn.Linear(4, 4))
+        net[1].compile()
+        assert workload(regflat.trace(lambda a: torch.compile(net)(a), (x(4, 4),))).flops == 2 * 128
+
+
+def test_block_mask_made_in_the_forward() -> None:
+    def attend(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> object:
+        mask = create_block_mask(causal, None, None, 512, 512, device=q.device)
+        return flex_attention(q, k, v, block_mask=mask)
+
+    (operation,) = [op for op in workload(regflat.trace(attend, TestFlexAttention.args)) if "flex" in op.target]
+    assert operation.nests[0].domain_fraction == 10 / 16

@@ -70,7 +70,9 @@ ids = torch.zeros(1, TOKENS, dtype=torch.long, device="meta")
 @pytest.mark.parametrize("skew", [0.0, 1.0])
 def test_one_work_for_all_models(name: str, skew: float) -> None:
     _, _, experts, per_token, width = MODELS[name]
-    found = regflat.profile(build(name), ids, routing_skew=skew).workload
+    profile = regflat.profile(build(name), ids, routing_skew=skew)
+    found = profile.workload
+    assert (profile.result.notes == ()) is (skew == 0)
     up, down = [op for op in found if "grouped_mm" in op.target]
     hit = expected_experts(experts, TOKENS, per_token, skew)
     for operation, n, k in ((up, 2 * width, 64), (down, 64, width)):
@@ -90,3 +92,18 @@ def test_a_loop_over_experts_is_refused_with_what_helps(name: str) -> None:
         r"call model\.set_experts_implementation\('grouped_mm'\), whose work needs no values",
     ):
         regflat.profile(model, ids)
+
+
+def test_a_model_in_memory_and_in_float32() -> None:
+    transformers = pytest.importorskip("transformers")
+    config = transformers.MixtralConfig(
+        num_hidden_layers=1, hidden_size=64, intermediate_size=96, num_attention_heads=4, num_key_value_heads=2,
+        vocab_size=128, num_local_experts=8, num_experts_per_tok=2,
+    )  # fmt: skip
+    model = transformers.MixtralForCausalLM(config).eval()
+    model.set_experts_implementation("grouped_mm")
+    found = regflat.profile(model, torch.zeros(1, TOKENS, dtype=torch.long)).workload
+    assert [op.flops for op in found if "grouped_mm" in op.target] == [
+        2 * TOKENS * 2 * 64 * 192,
+        2 * TOKENS * 2 * 96 * 64,
+    ]

@@ -116,6 +116,31 @@ def op_info(func: Any) -> OpInfo:
     )
 
 
+def as_written(fn: Callable[..., Any]) -> Callable[..., Any]:
+    """What was given to `torch.compile`, if `fn` came out of it."""
+    if isinstance(fn, torch.nn.Module):
+        inner: Any = fn.__dict__["_modules"].get("_orig_mod", fn) if "_modules" in fn.__dict__ else fn
+    else:
+        inner = getattr(fn, "_torchdynamo_orig_callable", fn)
+    return inner if callable(inner) else fn
+
+
+def run_on_meta(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """Run an operator on meta tensors; where torch's own shapes-only version refuses what its kernels do, ours."""
+    if func is torch.ops.aten._grouped_mm.default and args[0].dtype != torch.bfloat16:
+        return _grouped_mm_on_meta(*args, **kwargs)
+    return func(*args, **kwargs)
+
+
+def _grouped_mm_on_meta(
+    a: torch.Tensor, b: torch.Tensor, offs: torch.Tensor | None = None, bias: Any = None, out_dtype: Any = None
+) -> torch.Tensor:
+    """The result of a grouped product; torch 2.13's own meta version takes bfloat16 only, the CPU kernel any."""
+    groups = (a.shape[0],) if a.dim() == b.dim() == 3 else (offs.numel(),) if offs is not None and a.dim() == 2 else ()
+    groups = groups if a.dim() == b.dim() else ()
+    return torch.empty(*groups, a.shape[-2], b.shape[-1], dtype=out_dtype or a.dtype, device="meta")
+
+
 def is_higher_order(func: Any) -> bool:
     """Whether an operator takes functions."""
     return isinstance(func, torch._ops.HigherOrderOperator)
@@ -248,7 +273,10 @@ def _module_call(name: str, original: Callable[..., Any]) -> Callable[..., Any]:
         stack = _handlers.stack
         if not stack:
             return original(self, *args, **kwargs)
-        return stack[-1].call_module(original, self, args, kwargs)
+        # A module that was compiled is recorded as it was written: the compiler would trace the recorder.
+        self = self.__dict__["_modules"].get("_orig_mod", self)
+        run = original if self._compiled_call_impl is None else type(self)._call_impl
+        return stack[-1].call_module(run, self, args, kwargs)
 
     return call
 

@@ -19,7 +19,7 @@ from torch.nn.parameter import UninitializedParameter
 
 from ..errors import CaptureError
 from . import state
-from ._torch_private import intercepted
+from ._torch_private import as_written, intercepted
 from .inputs import Inputs, home_device
 from .recorder import Recorder
 from .repeats import Leak
@@ -67,6 +67,7 @@ def capture_with_result(
     """
     if not callable(fn):
         raise CaptureError(f"a {type(fn).__name__} cannot be captured; pass a module or a function")
+    fn = as_written(fn)
     if isinstance(fn, torch.nn.Module):
         _refuse_lazy(fn)
     try:

@@ -12,7 +12,15 @@ from torch.fx import Graph, GraphModule, Node
 
 from ..errors import CaptureError
 from . import higher_order, state
-from ._torch_private import OpInfo, TorchDispatchMode, is_higher_order, lazy_graph_module, op_info, without_dispatch
+from ._torch_private import (
+    OpInfo,
+    TorchDispatchMode,
+    is_higher_order,
+    lazy_graph_module,
+    op_info,
+    run_on_meta,
+    without_dispatch,
+)
 from .names import Names, attribute_name, readable, user_line
 from .repeats import Repeats
 from .twins import Twins, no_memory_layout
@@ -81,7 +89,7 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     def _run(self, func: Any, info: OpInfo, actual: tuple[Any, Any], recorded: tuple[Any, Any]) -> Any:
         try:
-            return func(*actual[0], **actual[1])
+            return run_on_meta(func, *actual)
         except Exception as error:
             # Perhaps its shape depends on values: with known values it can be run for real.
             try:
