@@ -26,12 +26,14 @@ if TYPE_CHECKING:
     )
     from .hardware.chip import Chip
     from .hardware.library import load as load_chip
+    from .operators.building import Loop, elementwise, matmul, stream
     from .operators.lowering import Lower
-    from .operators.registry import operator
+    from .operators.registry import Call, operator
     from .profiler import Profile, profile, profile_model, profiled, profiling
     from .report.files import load as load_result
     from .result import Result
     from .schedule.tile import Tile
+    from .workload import LoopNest, Operand
 
 __version__ = "0.1.0"
 
@@ -46,6 +48,13 @@ _PUBLIC = {
     "trace": ("capture.record", "capture"),
     "Lower": ("operators.lowering", "Lower"),
     "operator": ("operators", "operator"),
+    "Call": ("operators", "Call"),
+    "Loop": ("operators.building", "Loop"),
+    "elementwise": ("operators.building", "elementwise"),
+    "matmul": ("operators.building", "matmul"),
+    "stream": ("operators.building", "stream"),
+    "LoopNest": ("workload", "LoopNest"),
+    "Operand": ("workload", "Operand"),
     "Tile": ("schedule.tile", "Tile"),
     "Chip": ("hardware.chip", "Chip"),
     "load_chip": ("hardware.library", "load"),
@@ -61,13 +70,17 @@ _PUBLIC = {
 }
 
 __all__ = [
+    "Call",
     "CapacityError",
     "CaptureError",
     "Chip",
     "ChipError",
     "InputError",
+    "Loop",
+    "LoopNest",
     "Lower",
     "ModelError",
+    "Operand",
     "Profile",
     "RegflatError",
     "Result",
@@ -75,13 +88,16 @@ __all__ = [
     "Tile",
     "UnmodelledError",
     "__version__",
+    "elementwise",
     "load_chip",
     "load_result",
+    "matmul",
     "operator",
     "profile",
     "profile_model",
     "profiled",
     "profiling",
+    "stream",
     "trace",
 ]
 

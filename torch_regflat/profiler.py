@@ -13,7 +13,7 @@ import contextvars
 import gc
 import importlib.metadata
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +33,8 @@ from .hardware.chip import Chip
 from .hardware.library import load
 from .hardware.software import for_chip
 from .operators.lowering import workload as make_workload
+from .operators.shapes import checked_skew
+from .quantized import arithmetic, format_of, quantized
 from .report import files, text
 from .result import ChipResult, Coverage, Result, Total
 from .schedule.fit import fit as does_it_fit
@@ -98,15 +100,21 @@ def profile(
     chip: ChipLike | Sequence[ChipLike] = DEFAULT_CHIP,
     strict: bool = False,
     name: str | None = None,
+    weights: str | None = None,
+    activations: str | None = None,
+    routing_skew: float = 0.0,
 ) -> Profile:
     """Profile one call of a module or function on one or more chips. Nothing is computed; meta tensors suffice.
 
     `args` is the tuple of positional inputs (a lone tensor is taken as the only one). An `fx.GraphModule` is run node
     by node; so is an `ExportedProgram`, on its own example inputs where neither `args` nor `kwargs` is given. With
     `strict`, an operation without a formula (`UnmodelledError`) or a model that does not fit (`CapacityError`) is
-    refused. Raises `CaptureError` when the model cannot be run on meta tensors, `ChipError` for an unknown chip.
+    refused. `weights` and `activations` price linear layers in a quantised format (fp8, mxfp8, int8, int4, mxfp4,
+    nvfp4), `routing_skew` a mixture of experts whose experts are not equally popular (0 uniform, 1 Zipf's law). Raises
+    `CaptureError` when the model cannot be run on meta tensors, `ChipError` for an unknown chip.
     """
     chips = _load(chip)
+    changes = _Changes(weights=weights, activations=activations, routing_skew=checked_skew(routing_skew)).checked()
     model = eager(model)
     if isinstance(model, ExportedProgram):
         name = name or graphs.title(model)
@@ -119,7 +127,7 @@ def profile(
     label = name or str(getattr(model, "__qualname__", type(model).__name__))
     with _guard():
         graph = capture(model, args, kwargs)
-        return _finish(graph, chips, strict, _Labels(model=label, phase="forward"), _module_bytes(model))
+        return _finish(graph, chips, strict, _Labels(model=label, phase="forward"), _module_bytes(model), changes)
 
 
 def profile_model(
@@ -134,14 +142,19 @@ def profile_model(
     kv_dtype: str | None = None,
     strict: bool = False,
     trust_remote_code: bool = False,
+    weights: str | None = None,
+    activations: str | None = None,
+    routing_skew: float = 0.0,
 ) -> Profile:
     """Profile a model by shipped name, folder with a `config.json`, hub id or `module:factory`, in one phase.
 
     `seq_len` is the number of new tokens of a prefill, `context` the tokens already cached for a decode step.
+    `weights`, `activations` and `routing_skew` are as of `profile`.
     """
     from .capture.huggingface import prepare
 
     loaded = _load(chips)
+    changes = _Changes(weights=weights, activations=activations, routing_skew=checked_skew(routing_skew)).checked()
     with _guard():
         ready = prepare(
             spec,
@@ -164,7 +177,8 @@ def profile_model(
             context=ready.context,
             notes=ready.notes,
         )
-        return _finish(graph, loaded, strict, labels, _module_bytes(ready.model), ready.kv_bits)
+        changes = replace(changes, kv_bits=ready.kv_bits)
+        return _finish(graph, loaded, strict, labels, _module_bytes(ready.model), changes)
 
 
 def profiled(
@@ -173,6 +187,9 @@ def profiled(
     *,
     chip: ChipLike | Sequence[ChipLike] = DEFAULT_CHIP,
     strict: bool = False,
+    weights: str | None = None,
+    activations: str | None = None,
+    routing_skew: float = 0.0,
 ) -> Any:
     """Profile a function, method or module once per input signature, as it is called; it still computes.
 
@@ -181,7 +198,8 @@ def profiled(
     """
     from ._profiled import wrap
 
-    options = {"chip": chip, "strict": strict}
+    changed = {"weights": weights, "activations": activations, "routing_skew": routing_skew}
+    options = {"chip": chip, "strict": strict, **changed}
     if target is None:
         return lambda inner: wrap(inner, options)
     return wrap(target, options)
@@ -217,7 +235,7 @@ def profile_recorded(
         raise CaptureError(f"{name}: nothing was recorded, for no operator of torch ran")
     graph = recorder.graph_so_far()
     labels = _Labels(model=name, phase=phase, notes=notes)
-    return _finish(graph, _load(chip), strict, labels, _modules_bytes(recorder.modules()))
+    return _finish(graph, _load(chip), strict, labels, _modules_bytes(recorder.modules()), _Changes())
 
 
 @dataclass(frozen=True)
@@ -232,18 +250,46 @@ class _Labels:
     notes: tuple[str, ...] = ()
 
 
+@dataclass(frozen=True)
+class _Changes:
+    """What is priced otherwise than the model is written: stored formats, and how uneven routing is."""
+
+    weights: str | None = None
+    activations: str | None = None
+    kv_bits: int | None = None
+    routing_skew: float = 0.0
+
+    def checked(self) -> _Changes:
+        """Refuse what makes no sense before the model is captured."""
+        if self.weights is None:
+            if self.activations is not None:
+                raise InputError(f"activations in {self.activations} need weights in a format too; give weights")
+            return self
+        stored = format_of(self.weights, "weights")
+        if self.activations is not None:
+            arithmetic(stored, format_of(self.activations, "activations"))
+        return self
+
+
 def _finish(
     graph: fx.GraphModule,
     chips: list[Chip],
     strict: bool,
     labels: _Labels,
     weights_bytes: int | None,
-    kv_bits: int | None = None,
+    changes: _Changes,
 ) -> Profile:
     """Everything after capture, the same for every door."""
-    work = make_workload(graph, name=labels.model, phase=labels.phase)
-    if kv_bits is not None:
-        work = with_kv_bits(work, kv_bits)
+    work = make_workload(graph, labels.model, labels.phase, changes.routing_skew)
+    notes = (*labels.notes, *graph.meta.get("notes", ()))
+    if changes.routing_skew:
+        notes = (*notes, f"experts are picked unevenly, with a routing skew of {changes.routing_skew:g}")
+    if changes.kv_bits is not None:
+        work = with_kv_bits(work, changes.kv_bits)
+    if changes.weights is not None:
+        narrow = quantized(work, changes.weights, changes.activations)
+        work, notes = narrow.workload, (*notes, *narrow.notes)
+        weights_bytes = None if weights_bytes is None else weights_bytes - narrow.saved_bytes
     if strict:
         _refuse_unmodelled(labels.model, work)
     kernels = form_kernels(work)
@@ -271,7 +317,7 @@ def _finish(
             context=labels.context,
             model_version=MODEL_VERSION,
             versions=_versions(),
-            notes=labels.notes,
+            notes=notes,
         ),
         graph=graph,
         workload=work,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import sys
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -117,6 +118,47 @@ def op_info(func: Any) -> OpInfo:
         data_dependent=torch.Tag.data_dependent_output in tags or torch.Tag.dynamic_output_shape in tags,
         returns_value=name in _VALUE_OPS,
     )
+
+
+def as_written(fn: Callable[..., Any]) -> Callable[..., Any]:
+    """What was given to `torch.compile`, if `fn` came out of it."""
+    if isinstance(fn, torch.nn.Module):
+        inner: Any = fn.__dict__["_modules"].get("_orig_mod", fn) if "_modules" in fn.__dict__ else fn
+    else:
+        inner = getattr(fn, "_torchdynamo_orig_callable", fn)
+    return inner if callable(inner) else fn
+
+
+def run_on_meta(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """Run an operator on meta tensors; where torch's own shapes-only version refuses what its kernels do, ours."""
+    if func is torch.ops.aten._grouped_mm.default and args[0].dtype != torch.bfloat16:
+        return _grouped_mm_on_meta(*args, **kwargs)
+    return func(*args, **kwargs)
+
+
+def _grouped_mm_on_meta(
+    a: torch.Tensor, b: torch.Tensor, offs: torch.Tensor | None = None, bias: Any = None, out_dtype: Any = None
+) -> torch.Tensor:
+    """The result of a grouped product; torch 2.13's own meta version takes bfloat16 only, the CPU kernel any."""
+    groups = (a.shape[0],) if a.dim() == b.dim() == 3 else (offs.numel(),) if offs is not None and a.dim() == 2 else ()
+    groups = groups if a.dim() == b.dim() else ()
+    return torch.empty(*groups, a.shape[-2], b.shape[-1], dtype=out_dtype or a.dtype, device="meta")
+
+
+def is_higher_order(func: Any) -> bool:
+    """Whether an operator takes functions."""
+    return isinstance(func, torch._ops.HigherOrderOperator)
+
+
+def eager_kernel(op: Any) -> Callable[..., Any] | None:
+    """What torch runs for a higher-order operator when nothing traces it."""
+    keys = (torch._C.DispatchKey.CompositeExplicitAutograd, torch._C.DispatchKey.CPU)
+    return next((op.py_kernels[key] for key in keys if key in op.py_kernels), None)
+
+
+def is_nested_scan(combine_fn: Any) -> bool:
+    """Whether this is a user's `combine_fn` as `scan` wraps it, which returns a pair of trees."""
+    return getattr(getattr(combine_fn, "func", None), "__name__", "") == "wrap_combine_fn_flat"
 
 
 class Handler(Protocol):
@@ -312,6 +354,48 @@ def _install() -> None:
         _replace(torch.Tensor, name, _value_method)
     for owner, name in ((torch, "tensor"), (torch, "as_tensor"), (torch.Tensor, "new_tensor")):
         _replace(owner, name, _keeps_data)
+    _replace(torch, "compile", _uncompiled)
+    _install_flex_attention()
+
+
+def _uncompiled(name: str, original: Callable[..., Any]) -> Callable[..., Any]:
+    # Eager `cond`, `scan` and `flex_attention` compile themselves, and the compiler would trace the recorder.
+    def compile_(model: Any = None, **options: Any) -> Any:
+        if not _handlers.stack:
+            return original(model, **options)
+        return model if model is not None else lambda inner: inner
+
+    return compile_
+
+
+def _install_flex_attention() -> None:
+    """Let `flex_attention` take meta tensors, with a BlockMask on the CPU beside them."""
+    module: Any = sys.modules.get("torch.nn.attention.flex_attention")
+    if module is None:
+        return
+    flag = "_FLEX_ATTENTION_DISABLE_COMPILE_DEBUG"  # else it warns that it is not compiled
+    if hasattr(module, flag):
+        _originals[(module, flag)] = getattr(module, flag)
+        setattr(module, flag, True)
+    if hasattr(module, "_validate_device"):
+        _replace(module, "_validate_device", _unless_recording)
+    _originals[(module.BlockMask, "kv_num_blocks")] = module.BlockMask.__dict__.get("kv_num_blocks", _INHERITED)
+    module.BlockMask.kv_num_blocks = property(_block_counts, _set_block_counts)
+
+
+def _unless_recording(name: str, original: Callable[..., Any]) -> Callable[..., Any]:
+    return lambda *args, **kwargs: None if _handlers.stack else original(*args, **kwargs)
+
+
+def _block_counts(mask: Any) -> torch.Tensor:
+    counts: torch.Tensor = mask.__dict__["kv_num_blocks"]
+    if _handlers.stack and sys._getframe(1).f_code.co_name == "flex_attention":
+        return torch.empty(0, device="meta")  # it only compares the device with that of the query
+    return counts
+
+
+def _set_block_counts(mask: Any, counts: torch.Tensor) -> None:
+    mask.__dict__["kv_num_blocks"] = counts
 
 
 def _replace(owner: Any, name: str, make: Callable[[str, Callable[..., Any]], Callable[..., Any]]) -> None:
@@ -338,7 +422,10 @@ def _module_call(name: str, original: Callable[..., Any]) -> Callable[..., Any]:
         stack = _handlers.stack
         if not stack:
             return original(self, *args, **kwargs)
-        return stack[-1].call_module(original, self, args, kwargs)
+        # A module that was compiled is recorded as it was written: the compiler would trace the recorder.
+        self = self.__dict__["_modules"].get("_orig_mod", self)
+        run = original if self._compiled_call_impl is None else type(self)._call_impl
+        return stack[-1].call_module(run, self, args, kwargs)
 
     return call
 

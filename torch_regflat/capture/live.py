@@ -149,7 +149,7 @@ class LiveRecorder(Recorder):  # type: ignore[no-untyped-call]
     def _note_call(self, func: Any, info: OpInfo, args: Any, kwargs: Any, out: Any) -> None:
         if not info.writes and isinstance(out, torch.Tensor) and self.known(out) is not None:
             return  # it did nothing, or made a view that was there before
-        node = self._append(func, info, args, kwargs, pytree.tree_map_only(torch.Tensor, self._twin_of_result, out))
+        node = self.append(func, info, args, kwargs, pytree.tree_map_only(torch.Tensor, self._twin_of_result, out))
         for number in _numbers(node.meta["storage"]):
             self._newest[number] = node
 
@@ -193,7 +193,7 @@ class LiveRecorder(Recorder):  # type: ignore[no-untyped-call]
             return None
         view = torch.ops.aten.as_strided.default
         args = (newest, list(tensor.size()), list(tensor.stride()), tensor.storage_offset())
-        return self._append(view, op_info(view), args, {}, self.twins.make(tensor))
+        return self.append(view, op_info(view), args, {}, self.twins.make(tensor))
 
     def attribute(self, tensor: torch.Tensor, name: str | None = None, like: Node | None = None) -> Node:
         """Parameters, buffers and attributes of modules by their name; all other memory is an input."""

@@ -15,10 +15,11 @@ from typing import Any
 
 import torch
 from torch.fx import GraphModule
+from torch.nn.parameter import UninitializedParameter
 
 from ..errors import CaptureError, InputError
 from . import state
-from ._torch_private import intercepted
+from ._torch_private import as_written, intercepted
 from .graphs import as_callable
 from .inputs import Inputs, home_device
 from .recorder import Recorder
@@ -67,11 +68,23 @@ def capture_with_result(
     """
     if not callable(fn):
         raise CaptureError(f"a {type(fn).__name__} cannot be captured; pass a module or a function")
+    fn = as_written(fn)
+    if isinstance(fn, torch.nn.Module):
+        _refuse_lazy(fn)
     try:
         return _Run(fn, args, kwargs or {}, kv_cache, restore).record(repeats)
     except Leak:
         # A repeated layer left a tensor behind by a way that copying cannot follow, so every layer is run.
         return _Run(fn, args, kwargs or {}, kv_cache, restore).record(False)
+
+
+def _refuse_lazy(module: torch.nn.Module) -> None:
+    for name, parameter in module.named_parameters():
+        if isinstance(parameter, UninitializedParameter):
+            raise CaptureError(
+                f"the parameter {name!r} has no shape yet, as its lazy module has not been run; "
+                "call the model once on real inputs before profiling it"
+            )
 
 
 class _Run:

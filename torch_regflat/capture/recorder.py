@@ -11,11 +11,19 @@ import torch
 from torch.fx import Graph, GraphModule, Node
 
 from ..errors import CaptureError
-from . import state
-from ._torch_private import OpInfo, TorchDispatchMode, lazy_graph_module, op_info, without_dispatch
+from . import higher_order, state
+from ._torch_private import (
+    OpInfo,
+    TorchDispatchMode,
+    is_higher_order,
+    lazy_graph_module,
+    op_info,
+    run_on_meta,
+    without_dispatch,
+)
 from .names import Names, attribute_name, readable, user_line
 from .repeats import Repeats
-from .twins import Twins
+from .twins import Twins, no_memory_layout
 from .values import Unknown, Values
 
 
@@ -23,6 +31,7 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """The dispatch mode: each operator is run on meta twins and appended to `graph`."""
 
     computes = False
+    supports_higher_order_operators = True
 
     def __init__(
         self, root: torch.nn.Module | None, name: str, home: torch.device, *, repeats: bool, saved: state.Saved
@@ -44,6 +53,8 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self.constants: set[Node] = set()
         self._attributes: dict[str, Any] = {}
         self._node_of: dict[int, Node] = {}
+        self.notes: list[str] = []
+        """What a reader of the profile has to know about what was recorded."""
         self._failed: tuple[BaseException, str, torch.nn.Module] | None = None
         for module in self.names.keep:
             saved.module(module)
@@ -56,15 +67,17 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
+        if is_higher_order(func):
+            return higher_order.record(self, func, args, kwargs)
         info = op_info(func)
         if info.metadata and func is not torch.ops.aten.detach_.default:
             self._before_metadata_change(func, args)
         elif func is torch.ops.aten.lift_fresh.default or func is torch.ops.aten.detach_.default:
             return self._fresh(func, args[0])
-        values, node_args = self._split(args)
+        values, node_args = self.split(args)
         node_kwargs: dict[str, Any] = {}
         for key, value in kwargs.items():
-            kwargs[key], node_kwargs[key] = self._split(value)
+            kwargs[key], node_kwargs[key] = self.split(value)
         if info.devices:
             values, node_args = self._place(info, values, node_args, kwargs, node_kwargs)
         if info.returns_value:
@@ -72,30 +85,37 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         out = self._run(func, info, (values, kwargs), (node_args, node_kwargs))
         if not info.writes and isinstance(out, torch.Tensor) and id(out) in self._node_of:
             return self.twins.user(out)  # it did nothing (`to` the same dtype, dropout in eval): no node
-        self._append(func, info, node_args, node_kwargs, out)
+        self.append(func, info, node_args, node_kwargs, out)
         return self._as_users(out)
 
     def _run(self, func: Any, info: OpInfo, actual: tuple[Any, Any], recorded: tuple[Any, Any]) -> Any:
         try:
-            out = func(*actual[0], **actual[1])
+            out = run_on_meta(func, *actual)
             return _as_queries(out, actual[0][0]) if func is _ATTENTION else out
         except Exception as error:
             # Perhaps its shape depends on values: with known values it can be run for real.
             try:
                 real = self.values.run(func, *recorded)
+                self._check_layout(real)
             except Unknown as unknown:
                 if info.data_dependent:
-                    raise self._refusal(f"needs the values of a tensor ({func})", unknown) from error
+                    raise self.refusal(f"needs the values of a tensor ({func})", unknown) from error
                 raise error from None
+            except CaptureError:
+                raise
             except Exception:
                 raise error from None
             return torch.utils._pytree.tree_map_only(torch.Tensor, self.twins.make, real)
+
+    def _check_layout(self, out: Any) -> None:
+        if isinstance(out, torch.Tensor) and out.layout is not torch.strided:
+            raise CaptureError(f"{self.here()}: {user_line()} makes {no_memory_layout(out)}")
 
     def _answer(self, func: Any, args: Any, kwargs: Any) -> Any:
         try:
             return self.values.run(func, args, kwargs)
         except Unknown as unknown:
-            raise self._refusal(f"asks for the value of a tensor ({func})", unknown) from None
+            raise self.refusal(f"asks for the value of a tensor ({func})", unknown) from None
 
     def values_of(self, tensor: torch.Tensor, asked: str) -> torch.Tensor:
         """The real values of a meta tensor, asked for outside any operator (`tolist`, `numpy`)."""
@@ -103,13 +123,23 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
             try:
                 real: torch.Tensor = self.values.evaluate(self.node(tensor))
             except Unknown as unknown:
-                raise self._refusal(f"asks for the values of a tensor ({asked})", unknown) from None
+                raise self.refusal(f"asks for the values of a tensor ({asked})", unknown) from None
         return real
 
-    def _refusal(self, does: str, unknown: Unknown) -> CaptureError:
-        return CaptureError(f"{self.here()}: {user_line()} {does} that depends on {unknown.why}; {unknown.advice}")
+    def refusal(self, does: str, unknown: Unknown) -> CaptureError:
+        advice = self._advice_for_experts() or unknown.advice
+        return CaptureError(f"{self.here()}: {user_line()} {does} that depends on {unknown.why}; {advice}")
 
-    def _split(self, value: Any) -> tuple[Any, Any]:
+    def _advice_for_experts(self) -> str:
+        """For a loop over the experts that were hit, which transformers can replace by one grouped product."""
+        modules = [module for _, module in self.stack if module is not None]
+        if not modules or not type(modules[-1]).__name__.endswith("Experts"):
+            return ""
+        if not any(hasattr(module, "set_experts_implementation") for module in modules):
+            return ""
+        return "call model.set_experts_implementation('grouped_mm'), whose work needs no values"
+
+    def split(self, value: Any) -> tuple[Any, Any]:
         """An argument as it is run (meta twins) and as it is recorded (nodes)."""
         if isinstance(value, torch.Tensor):
             node = self.node(value)
@@ -117,7 +147,7 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         if isinstance(value, (list, tuple)):
             if not value:
                 return value, value
-            pairs = [self._split(item) for item in value]
+            pairs = [self.split(item) for item in value]
             kind = list if isinstance(value, list) else tuple
             return kind(pair[0] for pair in pairs), kind(pair[1] for pair in pairs)
         return value, value
@@ -150,7 +180,7 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         source = self.constant(tensor)
         info = op_info(torch.ops.aten.lift_fresh_copy.default)
         out = torch.empty_strided(tensor.size(), tensor.stride(), dtype=tensor.dtype, device="meta")
-        self._append(torch.ops.aten.lift_fresh_copy.default, info, (source,), {}, out)
+        self.append(torch.ops.aten.lift_fresh_copy.default, info, (source,), {}, out)
         return out
 
     def _before_metadata_change(self, func: Any, args: Any) -> None:
@@ -165,7 +195,8 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         node.meta["val"] = torch.ops.aten.alias.default(twin)
         self.twins.keep.append(twin)
 
-    def _append(self, func: Any, info: OpInfo, args: Any, kwargs: Any, out: Any) -> Node:
+    def append(self, func: Any, info: OpInfo, args: Any, kwargs: Any, out: Any) -> Node:
+        self._check_layout(out)
         node = self.add(self.graph.call_function(func, args, kwargs), out)
         for position, name in info.writes:
             written = args[position] if position < len(args) else kwargs.get(name)
@@ -354,7 +385,13 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
             "module_path": "",
             "storage": tuple(n.meta["storage"] for n in outputs),
         }
-        return lazy_graph_module(self._attributes, self.graph, self.name)
+        made = lazy_graph_module(self._attributes, self.graph, self.name)
+        made.meta["notes"] = tuple(dict.fromkeys(self.notes))
+        return made
+
+    def note(self, text: str) -> None:
+        """Remember something to be said about the profile, with the module that is running."""
+        self.notes.append(f"{self.here()}: {text}")
 
 
 _ATTENTION = torch.ops.aten.scaled_dot_product_attention.default
