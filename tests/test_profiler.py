@@ -177,3 +177,16 @@ def test_the_largest_models_are_fully_modelled(model: str) -> None:
     assert prof.coverage.modelled_bytes_share == 1.0
     assert prof.chips[0].fit.chips > 1 or model == "gpt2-xl"
     assert all(0 < chip.total.utilization < 1 for chip in prof.chips)
+
+
+def test_sensitivity_and_explanations_of_a_profile() -> None:
+    net = meta_net().to(torch.bfloat16)
+    x = torch.empty(4096, 64, device="meta", dtype=torch.bfloat16)
+    prof = regflat.profile(net, (x,), chip=["h100-sxm", "regflat-physical"])
+    found = prof.sensitivity("regflat-physical", remap=True)
+    assert sum(e.latency for e in found if e.kind == "rate") <= 0
+    assert any(e.remapped is not None for e in found)
+    (first,) = prof.explain("layers.1.up")
+    assert first.chip == "h100-sxm" and first.path == "layers.1.up"
+    with pytest.raises(regflat.InputError, match="no kernel runs 'layers.9'"):
+        prof.explain("layers.9")

@@ -36,10 +36,12 @@ from .operators.lowering import workload as make_workload
 from .operators.shapes import checked_skew
 from .quantized import arithmetic, format_of, quantized
 from .report import files, text
-from .result import ChipResult, Coverage, Result, Total
+from .result import ChipResult, Coverage, Elasticity, Explanation, Result, Total
+from .schedule.explain import explain
 from .schedule.fit import fit as does_it_fit
 from .schedule.kernels import form_kernels
 from .schedule.run import check_dtypes, coverage, main_dtype, run
+from .schedule.sensitivity import Sensitivity
 from .schedule.tile import annotate
 from .workload import Workload, with_kv_bits
 
@@ -58,6 +60,7 @@ class Profile:
     result: Result
     graph: fx.GraphModule = field(repr=False)
     workload: Workload = field(repr=False)
+    hardware: tuple[Chip, ...] = field(repr=False)
 
     def __getitem__(self, chip: str) -> ChipResult:
         for found in self.result.chips:
@@ -76,6 +79,23 @@ class Profile:
     @property
     def coverage(self) -> Coverage:
         return self.result.chips[0].coverage
+
+    def sensitivity(self, chip: str | None = None, *, remap: bool = False) -> list[Elasticity]:
+        """What 1 % more of each number of a chip (the first, unless named) does to latency and energy, in %.
+
+        Mappings are held fixed; `remap` also searches again with 10 % less and more, where it matters.
+        """
+        found = self._chip(chip)
+        return Sensitivity(self.workload, form_kernels(self.workload), found, for_chip(found)).elasticities(remap)
+
+    def explain(self, path: str, chip: str | None = None, *, losers: int = 5) -> list[Explanation]:
+        """Why the kernels of the module at `path` run as they do on a chip (the first, unless named)."""
+        found = self._chip(chip)
+        return explain(self.workload, form_kernels(self.workload), found, for_chip(found), path, losers)
+
+    def _chip(self, name: str | None) -> Chip:
+        self[name or self.hardware[0].name]
+        return next(chip for chip in self.hardware if name in (None, chip.name))
 
     def table(self, **options: Any) -> str:
         """The report as text; options as of `regflat profile` (`by`, `expand`, `sort_by`, `row_limit`)."""
@@ -321,6 +341,7 @@ def _finish(
         ),
         graph=graph,
         workload=work,
+        hardware=tuple(chips),
     )
 
 
