@@ -46,16 +46,6 @@ def without_dispatch() -> AbstractContextManager[Any]:
     return guard
 
 
-def autograd_node() -> Any:
-    """The autograd node whose backward runs now, None outside of a backward."""
-    return torch._C._current_autograd_node()
-
-
-def sequence_number() -> int:
-    """The number that the next autograd node of this thread will get."""
-    return int(torch._C._autograd._get_sequence_nr())
-
-
 def below_autograd() -> AbstractContextManager[Any]:
     """Within this, operators reach a dispatch mode whole, without gradients."""
     guard: AbstractContextManager[Any] = torch._C._AutoDispatchBelowAutograd()
@@ -68,8 +58,8 @@ def implemented_for_meta_gradients(name: str, function: Callable[..., Any]) -> I
     with _lock:
         found = _implemented.get(name)
         if found is None:
-            library = torch.library.Library("aten", "IMPL")
-            library.impl(name, function, "AutogradMeta")
+            library = torch.library.Library("aten", "IMPL")  # type: ignore[no-untyped-call]
+            library.impl(name, function, "AutogradMeta")  # type: ignore[no-untyped-call]
             found = (library, 0)
         _implemented[name] = (found[0], found[1] + 1)
     try:
@@ -80,7 +70,7 @@ def implemented_for_meta_gradients(name: str, function: Callable[..., Any]) -> I
             if users > 1:
                 _implemented[name] = (library, users - 1)
             else:
-                library._destroy()
+                library._destroy()  # type: ignore[no-untyped-call]
 
 
 def storage_key(tensor: torch.Tensor) -> int:

@@ -37,7 +37,7 @@ def _attention(
     scale: float | None = None,
     enable_gqa: bool = False,
 ) -> torch.Tensor:
-    """Flash attention, or cuDNN's where there is a mask or values are of another size; torch's own where neither can."""
+    """Flash attention, or cuDNN's where there is a mask or values are of another size; else torch's own."""
     if query.dim() != 4 or (attn_mask is not None and attn_mask.requires_grad):
         whole = aten.scaled_dot_product_attention.default
         return whole.decompose(  # type: ignore[no-any-return]

@@ -19,7 +19,7 @@ from torch.utils import _pytree as pytree
 
 from ..errors import CaptureError, InputError, near
 from . import state
-from ._torch_private import autograd_node, intercepted, op_info, sequence_number
+from ._torch_private import autograd_node, intercepted, next_sequence_number, op_info
 from .fused import fused_operators
 from .gradients import BOUNDARY, GradientRepeats
 from .inputs import Inputs, home_device
@@ -75,7 +75,7 @@ def capture_training(
     return step.record(None)
 
 
-class TrainingRecorder(Recorder):
+class TrainingRecorder(Recorder):  # type: ignore[no-untyped-call]
     """A recorder that knows which part of a training step runs and whose backward an operator belongs to."""
 
     def __init__(self, *args: Any, refused: set[Hashable] | None, **kwargs: Any) -> None:
@@ -140,7 +140,7 @@ class TrainingRecorder(Recorder):
     def path_at(self, number: int) -> str:
         """The module that was running when the autograd node of this number was made."""
         at = bisect_right(self._starts, number) - 1
-        return self._paths[at] if 0 <= at and number < _NO_NUMBER else ""
+        return self._paths[at] if at >= 0 and number < _NO_NUMBER else ""
 
     def owner_of(self, parameter: torch.Tensor) -> str:
         """The path of the module that a parameter belongs to."""
@@ -148,7 +148,7 @@ class TrainingRecorder(Recorder):
 
     def mark(self) -> None:
         """Note that from here on autograd nodes belong to the module on top of the stack."""
-        self._starts.append(sequence_number())
+        self._starts.append(next_sequence_number())
         self._paths.append(self.stack[-1][0])
 
     def call_module(
