@@ -43,8 +43,8 @@ class MappingBatch:
     @property
     def key(self) -> Tensor:
         """A canonical order of candidates that does not depend on their position, `[kernel or 1, 1, tile, split]`."""
-        key = torch.zeros_like(self.m * self.split)
-        for part in (self.m, self.n, self.k, self.split, self.order):
+        key = torch.zeros_like(self.m)
+        for part in (self.m, self.n, self.k, self.order, self.split):
             key = key * _KEY_BASE + part % _KEY_BASE
         return key
 

@@ -10,6 +10,7 @@ Three counts of arithmetic are kept apart and never mixed:
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
@@ -28,7 +29,7 @@ Axis = tuple[tuple[int, int], ...]
 """One axis of an operand as an affine index: pairs of (loop dimension, stride), summed."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Operand:
     """One tensor as a loop nest sees it.
 
@@ -49,7 +50,7 @@ class Operand:
     distinct: float | None = None
     extent: float | None = None
 
-    @property
+    @functools.cached_property
     def dims(self) -> frozenset[int]:
         """The loop dimensions that index this operand."""
         return frozenset(d for axis in self.axes for d, _ in axis)
@@ -65,7 +66,7 @@ class Operand:
         return touched * self.bits / 8
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class LoopNest:
     """A perfectly nested loop over `dims` with the operands each point touches.
 
@@ -89,11 +90,16 @@ class LoopNest:
     passes: int = 1
     sequential: int = 1
 
-    @property
+    @functools.cached_property
     def sizes(self) -> tuple[int, ...]:
         return tuple(size for _, size in self.dims)
 
-    @property
+    @functools.cached_property
+    def footprints(self) -> tuple[float, ...]:
+        """Bytes each operand touches at least once, in the order of `operands`."""
+        return tuple(operand.footprint_bytes(self.sizes) for operand in self.operands)
+
+    @functools.cached_property
     def work(self) -> float:
         """Executed FLOPs of the matrix-like part: `executed_flops`, or `flops` over the executed domain."""
         return self.flops * self.domain_fraction if self.executed_flops is None else self.executed_flops
@@ -101,10 +107,9 @@ class LoopNest:
     def compulsory_bytes(self, access: Access | None = None) -> float:
         """Bytes that must move at least once if nothing is on chip before and after."""
         total = 0.0
-        for operand in self.operands:
-            if access is not None and operand.access != access:
-                continue
-            total += operand.footprint_bytes(self.sizes) * (2 if operand.access == "update" else 1) * self.passes
+        for operand, touched in zip(self.operands, self.footprints, strict=True):
+            if access is None or operand.access == access:
+                total += touched * (2 if operand.access == "update" else 1) * self.passes
         return total
 
     @property

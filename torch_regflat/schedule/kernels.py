@@ -233,14 +233,10 @@ def _find_traffic(kernels: Sequence[Kernel], workload: Workload) -> None:
 def _add_operands(kernel: Kernel, op: Operation, made: set[int], workload: Workload) -> None:
     extended = extended_caches(op, workload.tensors)
     for nest in op.nests:
-        kept = math.fsum(
-            o.footprint_bytes(nest.sizes)
-            for o in nest.operands
-            if o.access == "read" and op.tensors[o.slot] in extended
-        )
-        for operand in nest.operands:
-            tensor = op.tensors[operand.slot]
-            moved = operand.footprint_bytes(nest.sizes) * nest.passes
+        uses = [(o, op.tensors[o.slot], size) for o, size in zip(nest.operands, nest.footprints, strict=True)]
+        kept = math.fsum(size for o, tensor, size in uses if o.access == "read" and tensor in extended)
+        for operand, tensor, size in uses:
+            moved = size * nest.passes
             if operand.access != "write" and tensor not in made and tensor not in extended:
                 kernel.reads[tensor] = max(kernel.reads.get(tensor, 0.0), moved)
             if operand.access != "read":

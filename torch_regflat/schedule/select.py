@@ -22,7 +22,7 @@ Objective = Literal["latency", "energy", "edp"]
 Shuffle: TypeAlias = "Callable[[mappings.MappingBatch], mappings.MappingBatch]"
 Adjust: TypeAlias = "Callable[[ChipTensors, RateTensors, list[str]], tuple[ChipTensors, RateTensors]]"
 Halvings: TypeAlias = tuple[int, int, int]
-COARSE: Halvings = (6, 6, 4)
+COARSE: Halvings = (5, 5, 3)
 FINE: Halvings = (16, 16, 12)
 """How often m, n and k are halved: a few suffice for hundreds of MiB; FINE reaches single rows of any layer."""
 MEMORY_BUDGET_BYTES = 512 * 2**20
