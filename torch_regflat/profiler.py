@@ -12,17 +12,19 @@ import contextvars
 import gc
 import importlib.metadata
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import fx, nn
 
 from . import __version__
+from .capture.hints import Hints
+from .capture.model_inputs import describe as describe_inputs
 from .capture.record import capture
 from .cost import MODEL_VERSION
-from .errors import CapacityError, InputError, UnmodelledError
+from .errors import CapacityError, CaptureError, InputError, UnmodelledError
 from .hardware.chip import Chip
 from .hardware.library import load
 from .hardware.software import for_chip
@@ -34,6 +36,9 @@ from .schedule.kernels import form_kernels
 from .schedule.run import check_dtypes, run
 from .schedule.tile import annotate
 from .workload import Workload, with_kv_bits
+
+if TYPE_CHECKING:
+    from .capture.phases import Prepared
 
 ChipLike = str | Path | Chip
 DEFAULT_CHIP = "h100-sxm"
@@ -92,6 +97,7 @@ def profile(
     chip: ChipLike | Sequence[ChipLike] = DEFAULT_CHIP,
     strict: bool = False,
     name: str | None = None,
+    hints: Hints | None = None,
 ) -> Profile:
     """Profile one call of a module or function on one or more chips. Nothing is computed; meta tensors suffice.
 
@@ -105,7 +111,7 @@ def profile(
     args = (args,) if isinstance(args, torch.Tensor) else tuple(args)
     label = name or str(getattr(model, "__qualname__", type(model).__name__))
     with _guard():
-        graph = capture(model, args, kwargs)
+        graph = capture(model, args, kwargs, hints=hints)
         return _finish(graph, chips, strict, _Labels(model=label, phase="forward"), _module_bytes(model))
 
 
@@ -121,6 +127,7 @@ def profile_model(
     kv_dtype: str | None = None,
     strict: bool = False,
     trust_remote_code: bool = False,
+    hints: Hints | None = None,
 ) -> Profile:
     """Profile a model by shipped name, folder with a `config.json`, hub id or `module:factory`, in one phase.
 
@@ -140,7 +147,7 @@ def profile_model(
             kv_dtype=kv_dtype,
             trust_remote_code=trust_remote_code,
         )
-        graph = capture(ready.model, ready.args, ready.kwargs, kv_cache=ready.kv_cache)
+        graph, ready = _capture_prepared(ready, hints)
         labels = _Labels(
             model=ready.name,
             phase=ready.phase,
@@ -152,6 +159,21 @@ def profile_model(
             notes=ready.notes,
         )
         return _finish(graph, loaded, strict, labels, _module_bytes(ready.model), ready.kv_bits)
+
+
+def _capture_prepared(ready: Prepared, hints: Hints | None) -> tuple[fx.GraphModule, Prepared]:
+    """The graph of a prepared model, with the first of its inputs that it runs with; another than the first is said."""
+    try:
+        return capture(ready.model, ready.args, ready.kwargs, kv_cache=ready.kv_cache, hints=hints), ready
+    except CaptureError as error:
+        for kwargs in ready.other_inputs:
+            try:
+                graph = capture(ready.model, ready.args, kwargs, kv_cache=ready.kv_cache, hints=hints)
+            except CaptureError:
+                continue
+            said = f"profiled with {describe_inputs(kwargs)}; with {ready.inputs} it failed: {error}"
+            return graph, replace(ready, kwargs=kwargs, inputs=describe_inputs(kwargs), notes=(*ready.notes, said))
+        raise
 
 
 def profiled(

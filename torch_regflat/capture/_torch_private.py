@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 import torch
+from torch._subclasses.fake_tensor import DataDependentOutputException, DynamicOutputShapeException
 from torch.fx._lazy_graph_module import _use_lazy_graph_module
 from torch.nn.modules import module as _nn_module
 from torch.utils._python_dispatch import TorchDispatchMode as TorchDispatchMode
@@ -113,6 +114,10 @@ def op_info(func: Any) -> OpInfo:
         data_dependent=torch.Tag.data_dependent_output in tags or torch.Tag.dynamic_output_shape in tags,
         returns_value=name in _VALUE_OPS,
     )
+
+
+DYNAMIC_SHAPE: tuple[type[Exception], ...] = (DynamicOutputShapeException, DataDependentOutputException)
+"""What meta kernels raise when the shape of a result depends on values."""
 
 
 class Handler(Protocol):

@@ -6,6 +6,7 @@ against the cache object that the model itself fills with `context` tokens (`pre
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
@@ -15,6 +16,8 @@ from torch import Tensor, nn
 
 from ..errors import CaptureError, InputError, near
 from ._torch_private import storage_key
+from .model_inputs import candidates
+from .model_inputs import describe as describe_inputs
 from .prefill import run_prefill
 
 Phase = Literal["prefill", "decode", "encode", "forward"]
@@ -55,6 +58,8 @@ class Prepared:
     kv_dtype: str | None = None
     kv_bits: int | None = None
     notes: tuple[str, ...] = field(default=())
+    other_inputs: Iterator[dict[str, Any]] = field(default=iter(()), compare=False, repr=False)
+    """Keyword arguments to try, in this order, should the model not run with `kwargs`."""
 
     @property
     def kv_bytes(self) -> int:
@@ -156,8 +161,9 @@ def prepare_model(
         )
     if request.phase == "decode":
         kwargs, caches, text = _decode(request)
+        others: Iterator[dict[str, Any]] = iter(())
     else:
-        kwargs, text = _whole(request)
+        kwargs, text, others = _whole(request)
         caches = ()
     return Prepared(
         model=model,
@@ -174,6 +180,7 @@ def prepare_model(
         kv_dtype=kv_dtype,
         kv_bits=None if kv_dtype is None else KV_BITS[kv_dtype],
         notes=notes,
+        other_inputs=others,
     )
 
 
@@ -229,16 +236,39 @@ def _main_input(request: _Request) -> str:
     return str(request.model.main_input_name)
 
 
-def _whole(request: _Request) -> tuple[dict[str, Any], str]:
-    """Inputs of every phase but decode: the whole sequence, image or sound at once."""
+def _whole(request: _Request) -> tuple[dict[str, Any], str, Iterator[dict[str, Any]]]:
+    """Inputs of every phase but decode: the whole sequence, image or sound at once; and others to try after them."""
+    extra = {"use_cache": request.phase == "prefill"} if phases_of(request.model)[0] == "prefill" else {}
+    found = candidates(request.model, request.batch, int(request.seq_len or DEFAULT_TOKENS))
+    others = ({**kwargs, **extra} for kwargs in found)
+    if not _is_plain(request):
+        kwargs = next(others, None)
+        if kwargs is None:
+            raise InputError(f"no inputs can be made for {request.name}; {_OWN_INPUTS}")
+        return kwargs, describe_inputs(kwargs), others
     kwargs, text = _main(request)
-    if phases_of(request.model)[0] == "prefill":
-        kwargs["use_cache"] = request.phase == "prefill"
+    kwargs.update(extra)
     if getattr(request.config, "is_encoder_decoder", False):
         tokens = 1 if _main_input(request) == "input_ids" else int(request.seq_len or 1)
         kwargs["decoder_input_ids"] = request.ids(tokens)
         text += f", decoder_input_ids [{request.batch}, {tokens}]"
-    return kwargs, text
+    return kwargs, text, others
+
+
+_OWN_INPUTS = "write a function that returns (model, args, kwargs) and pass it as module:function"
+
+
+def _is_plain(request: _Request) -> bool:
+    """Whether the main input is all that the model reads: token ids, an image or log-mel features."""
+    parameters = inspect.signature(request.model.forward).parameters
+    media = {"input_ids", "pixel_values", "pixel_values_videos", "input_features", "input_values"} & parameters.keys()
+    required = {n for n, p in parameters.items() if p.default is p.empty and p.kind is p.POSITIONAL_OR_KEYWORD}
+    main = request.model.main_input_name
+    if not isinstance(main, str) or main not in parameters or media - {main} or required - {main}:
+        return False
+    if main == "input_features":
+        return hasattr(request.config, "num_mel_bins") and hasattr(request.config, "max_source_positions")
+    return main == "input_ids" or (main == "pixel_values" and isinstance(getattr(request.config, "image_size", None), int))
 
 
 def _decode(request: _Request) -> tuple[dict[str, Any], tuple[Any, ...], str]:
@@ -276,16 +306,17 @@ def _main(request: _Request) -> tuple[dict[str, Any], str]:
     name, config = _main_input(request), request.config
     if name == "input_ids":
         return {name: request.ids(int(request.seq_len or 1))}, f"{name} [{request.batch}, {request.seq_len}]"
-    if name == "pixel_values":
+    if name == "pixel_values" and _is_plain(request):
         size = getattr(config, "image_size", None) or 224
         height, width = size if isinstance(size, (tuple, list)) else (size, size)
         shape: tuple[int, ...] = (getattr(config, "num_channels", 3), height, width)
     elif name == "input_features" and hasattr(config, "num_mel_bins") and hasattr(config, "max_source_positions"):
         shape = (config.num_mel_bins, 2 * config.max_source_positions)  # the encoder's convolutions halve the frames
     else:
-        raise InputError(
-            f"{request.name} reads {name!r}, whose shape its configuration does not give; "
-            "write a function that returns (model, args, kwargs) and pass it as module:function"
-        )
+        made = next(candidates(request.model, request.batch, int(request.seq_len or 1)), {})
+        made.pop("decoder_input_ids", None)
+        if name not in made:
+            raise InputError(f"{request.name} reads {name!r}, whose shape its configuration does not give; {_OWN_INPUTS}")
+        return made, describe_inputs(made)
     value = torch.empty(request.batch, *shape, dtype=request.dtype, device="meta")
     return {name: value}, f"{name} {list(value.shape)}"

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import operator
+import os
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import torch
@@ -12,9 +13,11 @@ from torch.fx import Graph, GraphModule, Node
 
 from ..errors import CaptureError
 from . import state
-from ._torch_private import OpInfo, TorchDispatchMode, lazy_graph_module, op_info, without_dispatch
+from ._torch_private import DYNAMIC_SHAPE, OpInfo, TorchDispatchMode, lazy_graph_module, op_info, without_dispatch
+from .hints import NOTHING, Hints, Supplied, as_count, as_number, as_tensor
 from .names import Names, attribute_name, readable, user_line
 from .repeats import Repeats
+from .sized import sized
 from .twins import Twins
 from .values import Unknown, Values
 
@@ -23,7 +26,14 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """The dispatch mode: each operator is run on meta twins and appended to `graph`."""
 
     def __init__(
-        self, root: torch.nn.Module | None, name: str, home: torch.device, *, repeats: bool, saved: state.Saved
+        self,
+        root: torch.nn.Module | None,
+        name: str,
+        home: torch.device,
+        *,
+        repeats: bool,
+        saved: state.Saved,
+        hints: Hints | None = None,
     ) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.name, self.home = name, home
@@ -31,6 +41,7 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self.nodes: list[Node] = []
         self.twins = Twins()
         self.values = Values()
+        self.hints = Supplied(hints)
         self.names = Names(root)
         self.saved = saved
         self.stack: list[tuple[str, torch.nn.Module | None]] = [("", None)]
@@ -81,17 +92,45 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
             try:
                 real = self.values.run(func, *recorded)
             except Unknown as unknown:
-                if info.data_dependent:
-                    raise self._refusal(f"needs the values of a tensor ({func})", unknown) from error
+                if info.data_dependent or isinstance(error, DYNAMIC_SHAPE):
+                    return self._of_unknown_size(func, actual, recorded, unknown)
                 raise error from None
             except Exception:
                 raise error from None
             return torch.utils._pytree.tree_map_only(torch.Tensor, self.twins.make, real)
 
+    def _of_unknown_size(self, func: Any, actual: tuple[Any, Any], recorded: tuple[Any, Any], unknown: Unknown) -> Any:
+        """An operator whose number of rows depends on values: known from part of them, or hinted, or refused."""
+        if func is torch.ops.aten.index.Tensor:
+            with suppress(Unknown):
+                return func(actual[0][0], self._known_indices(recorded[0][1], actual[0][1]))
+        line = user_line()
+        hint = self.hints.find(self.stack[-1][0], line)
+        if hint is NOTHING:
+            raise self._refusal(f"needs the values of a tensor ({func})", unknown)
+        self.values.asked += 1
+        return sized(func, actual, as_count(hint, line))
+
+    def _known_indices(self, recorded: Any, actual: Any) -> list[Any]:
+        """The indices with masks, whose values are known, as positions: the shape depends on nothing else."""
+        found: list[Any] = []
+        for node, index in zip(recorded, actual, strict=True):
+            if index is None or index.dtype not in (torch.bool, torch.uint8):
+                found.append(index)
+            else:
+                rows = self.values.run(torch.ops.aten.nonzero.default, (node,), {})
+                found += [column.to("meta") for column in rows.unbind(1)]
+        return found
+
     def _answer(self, func: Any, args: Any, kwargs: Any) -> Any:
         try:
             return self.values.run(func, args, kwargs)
         except Unknown as unknown:
+            line = user_line()
+            hint = self.hints.find(self.stack[-1][0], line)
+            if hint is not NOTHING:
+                self.values.asked += 1
+                return as_number(hint, line)
             raise self._refusal(f"asks for the value of a tensor ({func})", unknown) from None
 
     def values_of(self, tensor: torch.Tensor, asked: str) -> torch.Tensor:
@@ -100,11 +139,21 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
             try:
                 real: torch.Tensor = self.values.evaluate(self.node(tensor))
             except Unknown as unknown:
+                line = user_line()
+                hint = self.hints.find(self.stack[-1][0], line)
+                if hint is not NOTHING:
+                    self.values.asked += 1
+                    return as_tensor(hint, tensor, line)
                 raise self._refusal(f"asks for the values of a tensor ({asked})", unknown) from None
         return real
 
     def _refusal(self, does: str, unknown: Unknown) -> CaptureError:
-        return CaptureError(f"{self.here()}: {user_line()} {does} that depends on {unknown.why}; {unknown.advice}")
+        line = user_line()
+        key = self.stack[-1][0] or line.rpartition(os.sep)[2]
+        return CaptureError(
+            f"{self.here()}: {line} {does} that depends on {unknown.why}; {unknown.advice}, "
+            f"or give the value with hints={{{key!r}: ...}}"
+        )
 
     def _split(self, value: Any) -> tuple[Any, Any]:
         """An argument as it is run (meta twins) and as it is recorded (nodes)."""

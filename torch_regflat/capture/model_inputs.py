@@ -1,0 +1,393 @@
+"""Inputs of a transformers model from its own declarations: the parameters of its `forward` and its configuration.
+
+Large inputs (images, sound, states) are meta tensors. What models read the values of (token ids with placeholders for
+images, grids, sizes, masks) is a small real tensor on the CPU, so that questions about it have an exact answer.
+"""
+
+from __future__ import annotations
+
+import inspect
+import math
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..errors import CaptureError
+
+_Made = Any
+_FRAMES = 8  # of a video, where the configuration does not say
+_MEDIA = (
+    "pixel_values",
+    "pixel_values_videos",
+    "input_features",
+    "input_values",
+    "image_patches",
+    "flattened_patches",
+)
+_MODALITIES = {"pixel_values": "image", "pixel_values_videos": "video", "input_features": "audio", "input_values": "audio"}
+
+
+def candidates(model: nn.Module, batch: int, tokens: int) -> Iterator[dict[str, Any]]:
+    """Inputs for `model`, the richest first: all its modalities, each alone with text, the main input alone."""
+    maker = Maker(model, batch, tokens)
+    seen: list[tuple[str, ...]] = []
+    for media in maker.combinations():
+        made = maker.make(media)
+        if made is not None and tuple(sorted(made)) not in seen:
+            seen.append(tuple(sorted(made)))
+            yield made
+
+
+def describe(kwargs: dict[str, Any]) -> str:
+    """`input_ids [1, 8], pixel_values [1, 3, 224, 224]`."""
+    return ", ".join(f"{k} {list(v.shape)}" for k, v in kwargs.items() if isinstance(v, Tensor))
+
+
+class Maker:
+    """Makes one value for each parameter of a model's `forward` that it has to be given."""
+
+    def __init__(self, model: nn.Module, batch: int, tokens: int) -> None:
+        self.model, self.batch, self.tokens = model, batch, tokens
+        self.config: Any = model.config
+        self.dtype = next((p.dtype for p in model.parameters() if p.is_floating_point()), torch.float32)
+        found = inspect.signature(model.forward).parameters.values()
+        self.parameters = {p.name: p for p in found if p.kind not in (p.VAR_KEYWORD, p.VAR_POSITIONAL)}
+        self.text = _text_config(self.config)
+        self.vision = _sub(self.config, "vision", "image", "backbone", "vit") or self.config
+        self.audio = _sub(self.config, "audio", "speech", "encoder") or self.config
+        main = getattr(model, "main_input_name", "input_ids")
+        self.main: list[str] = [main] if isinstance(main, str) else list(main)
+        self.required = [n for n, p in self.parameters.items() if p.default is p.empty]
+
+    # --- which inputs ----------------------------------------------------------------------------------------------
+
+    def combinations(self) -> list[tuple[str, ...]]:
+        """Which media go in together."""
+        media = tuple(n for n in _MEDIA if n in self.parameters)
+        still = tuple(n for n in media if n != "pixel_values_videos")
+        text = () if "input_ids" in self.parameters else media[:1]
+        ways = [still, *((m,) for m in media), text, media]
+        return list(dict.fromkeys(ways))
+
+    def make(self, media: tuple[str, ...]) -> dict[str, Any] | None:
+        """The keyword arguments with these media; None where they cannot be made."""
+        names = [n for n in self.parameters if n in media or n in self.required]
+        if not media or any(n in self.main for n in names) is False:
+            names += [n for n in self.main if n in self.parameters and n not in names]
+        if any(m in media for m in _MEDIA) and "input_ids" in self.parameters and self._reads_text():
+            names = ["input_ids", *[n for n in names if n != "input_ids"]]
+        names = self._without_alternatives(names)
+        made: dict[str, Any] = {}
+        for name in names:
+            if name == "input_ids":
+                continue
+            self._add(name, made)
+        for name in self._companions(made, media):
+            self._add(name, made)
+        if "input_ids" in names:
+            made = {**self._token_ids(made), **made}
+        if self._has_decoder() and "decoder_input_ids" in self.parameters:
+            made["decoder_input_ids"] = self._ids(min(self.tokens, 4), vocabulary=self._decoder_vocabulary())
+        return made
+
+    def _without_alternatives(self, names: list[str]) -> list[str]:
+        if "inputs_embeds" in names and "input_ids" in names:
+            names = [n for n in names if n != "inputs_embeds"]
+        return list(dict.fromkeys(n for n in names if n not in ("past_key_values", "encoder_outputs", "labels")))
+
+    def _reads_text(self) -> bool:
+        return True
+
+    def _has_decoder(self) -> bool:
+        return bool(getattr(self.config, "is_encoder_decoder", False)) or "decoder_input_ids" in self.required
+
+    def _add(self, name: str, made: dict[str, Any]) -> None:
+        maker: Callable[[Maker], _Made] | None = MAKERS.get(name)
+        if maker is None:
+            if name in self.required and self.parameters[name].default is inspect.Parameter.empty:
+                raise CaptureError(f"no input {name!r} can be made for {type(self.model).__name__}")
+            return
+        value = maker(self)
+        if value is not None:
+            made[name] = value
+
+    def _companions(self, made: dict[str, Any], media: tuple[str, ...]) -> list[str]:
+        """Parameters without which the media cannot be read."""
+        found: list[str] = []
+        for name in made:
+            found += [n for n in COMPANIONS.get(name, ()) if n in self.parameters]
+        return [n for n in dict.fromkeys(found) if n not in made]
+
+    # --- text ------------------------------------------------------------------------------------------------------
+
+    @property
+    def vocabulary(self) -> int:
+        for config in (self.text, self.config):
+            for name in ("vocab_size", "text_vocab_size", "n_token", "codebook_size"):
+                value = getattr(config, name, None)
+                if isinstance(value, int) and value > 0:
+                    return value
+        return 100
+
+    def _decoder_vocabulary(self) -> int:
+        for name in ("decoder", "decoder_config", "text_config"):
+            value = getattr(getattr(self.config, name, None), "vocab_size", None)
+            if isinstance(value, int):
+                return value
+        return self.vocabulary
+
+    def _ordinary(self, vocabulary: int) -> int:
+        """A token id that means nothing special to the model."""
+        special = _special_ids(self.config)
+        return next((i for i in range(3, vocabulary) if i not in special), 0)
+
+    def _ids(self, tokens: int, vocabulary: int | None = None) -> Tensor:
+        return torch.full((self.batch, max(1, tokens)), self._ordinary(vocabulary or self.vocabulary))
+
+    @property
+    def length(self) -> int:
+        """Tokens of text, no more than the model has positions for."""
+        for name in ("max_target_positions", "max_position_embeddings", "n_positions", "max_sequence_length"):
+            value = getattr(self.text, name, None)
+            if isinstance(value, int) and value > 4:
+                return min(self.tokens, value - 2)
+        return self.tokens
+
+    def _token_ids(self, made: dict[str, Any]) -> dict[str, Any]:
+        """Token ids with a placeholder for every feature of an image, video or sound, and what goes with them."""
+        runs: list[tuple[int, int, int]] = []
+        for kind, (token, method, keys) in _PLACEHOLDERS.items():
+            token_id = next((v for n in token if isinstance(v := getattr(self.config, n, None), int)), None)
+            given = {key: made[key] for key in keys if key in made}
+            if token_id is None or not given:
+                continue
+            count = self._feature_count(method, made)
+            if count:
+                runs.append((kind, token_id, math.ceil(count / self.batch)))
+        ids = self._ids(self.length)
+        types = torch.zeros_like(ids)
+        for kind, token_id, count in runs:
+            start = self._before(kind)
+            run = [torch.full((self.batch, n), t) for t, n in ((start, 1), (token_id, count), (self._after(kind), 1)) if t is not None]
+            ids = torch.cat([ids[:, :1], *run, ids[:, 1:]], dim=1)
+            of = torch.full((self.batch, sum(r.shape[1] for r in run)), 0)
+            offset = 1 if start is not None else 0
+            of[:, offset : offset + count] = kind
+            types = torch.cat([types[:, :1], of, types[:, 1:]], dim=1)
+        found: dict[str, Any] = {"input_ids": ids}
+        if runs and "mm_token_type_ids" in self.parameters:
+            found["mm_token_type_ids"] = types
+        if runs and "token_type_ids" in self.parameters:
+            found["token_type_ids"] = (types > 0).long()
+        for name, role in (("image_token_mask", 1),):
+            if name in self.parameters:
+                found[name] = types == role
+        return found
+
+    def _before(self, kind: int) -> int | None:
+        names = {1: ("vision_start_token_id", "image_start_token_id", "boi_token_id"), 2: ("vision_start_token_id",)}
+        found = (getattr(self.config, n, None) for n in names.get(kind, ()))
+        return next((f for f in found if isinstance(f, int)), None)
+
+    def _after(self, kind: int) -> int | None:
+        names = {1: ("vision_end_token_id", "image_end_token_id", "eoi_token_id"), 2: ("vision_end_token_id",)}
+        found = (getattr(self.config, n, None) for n in names.get(kind, ()))
+        return next((f for f in found if isinstance(f, int)), None)
+
+    def _feature_count(self, method: str, made: dict[str, Any]) -> int:
+        """How many tokens the model makes of its media, by asking its own feature extractor on meta tensors."""
+        from .record import capture_with_result
+
+        owner = next((m for m in self.model.modules() if hasattr(m, method)), None)
+        if owner is None:
+            return 0
+        fn = getattr(owner, method)
+        known = inspect.signature(fn).parameters
+        open_ended = any(p.kind is p.VAR_KEYWORD for p in known.values())
+        wanted = {k: v for k, v in made.items() if k in known}
+        if open_ended and "args" in known:
+            wanted = dict(made)
+        result = capture_with_result(fn, (), {**wanted, **({"return_dict": True} if open_ended else {})}).result
+        for name in ("pooler_output", "last_hidden_state"):
+            if hasattr(result, name) and getattr(result, name) is not None:
+                result = getattr(result, name)
+                break
+        width = getattr(self.text, "hidden_size", None) or getattr(self.text, "d_model", 1)
+        return _numel(result) // int(width)
+
+    # --- images ----------------------------------------------------------------------------------------------------
+
+    def image_size(self) -> tuple[int, int]:
+        for config in (self.config, self.vision):
+            for name in ("image_size", "img_size", "input_size", "crop_size"):
+                size = getattr(config, name, None)
+                if isinstance(size, dict):
+                    return int(size.get("height", 224)), int(size.get("width", 224))
+                if isinstance(size, (tuple, list)) and len(size) >= 2:
+                    return int(size[-2]), int(size[-1])
+                if isinstance(size, int) and size > 1:
+                    return size, size
+        patch = self.patch
+        size = 224 if 224 % patch == 0 else 16 * patch
+        return size, size
+
+    @property
+    def patch(self) -> int:
+        value = getattr(self.vision, "patch_size", None) or 16
+        return int(value[-1] if isinstance(value, (tuple, list)) else value)
+
+    @property
+    def channels(self) -> int:
+        for config in (self.vision, self.config):
+            for name in ("num_channels", "in_channels", "in_chans", "num_image_channels", "image_channels"):
+                value = getattr(config, name, None)
+                if isinstance(value, int):
+                    return value
+        return 3
+
+    @property
+    def is_patched(self) -> bool:
+        """Whether pixels come cut into patches, with a grid that says how they lie."""
+        return any(n in self.parameters for n in ("image_grid_thw", "grid_thw", "image_grid_hws", "video_grid_thw"))
+
+    @property
+    def merge(self) -> int:
+        value = getattr(self.vision, "spatial_merge_size", None) or getattr(self.vision, "merge_size", None) or 2
+        return int(value if isinstance(value, int) else value[-1])
+
+    def grid(self) -> tuple[int, int, int]:
+        """Frames, rows and columns of patches of one picture."""
+        side = 8 * self.merge
+        return 1, side, side
+
+    @property
+    def patch_width(self) -> int:
+        temporal = int(getattr(self.vision, "temporal_patch_size", None) or 1)
+        return self.channels * temporal * self.patch**2
+
+    def pixels(self) -> Tensor:
+        if self.is_patched:
+            return self.meta(self.batch * math.prod(self.grid()), self.patch_width)
+        return self.meta(self.batch, self.channels, *self.image_size())
+
+    def meta(self, *shape: int, dtype: torch.dtype | None = None) -> Tensor:
+        return torch.empty(*shape, dtype=dtype or self.dtype, device="meta")
+
+    # --- video, sound, states --------------------------------------------------------------------------------------
+
+    @property
+    def frames(self) -> int:
+        for config in (self.config, self.vision):
+            for name in ("num_frames", "frames_per_clip", "num_video_frames"):
+                value = getattr(config, name, None)
+                if isinstance(value, int) and value > 0:
+                    return value
+        return _FRAMES
+
+    def video(self) -> Tensor:
+        if self.is_patched:
+            return self.meta(self.batch * math.prod(self.grid()), self.patch_width)
+        return self.meta(self.batch, self.frames, self.channels, *self.image_size())
+
+    def mels(self) -> int:
+        for config in (self.audio, self.config):
+            names = ("num_mel_bins", "n_mels", "feature_size", "num_mels", "input_dim", "mel_bins", "input_feat_size", "feat_dim")
+            for name in names:
+                value = getattr(config, name, None)
+                if isinstance(value, int):
+                    return value
+        return 80
+
+    def sound_frames(self) -> int:
+        for config in (self.audio, self.config):
+            value = getattr(config, "max_source_positions", None)
+            if isinstance(value, int) and value <= 3000:
+                return 2 * value
+        return 400
+
+    def features(self) -> Tensor:
+        """Log-mel features: bins first where Whisper's convolutions read them, frames first elsewhere."""
+        frames, bins = self.sound_frames(), self.mels()
+        first = next((m for m in self.model.modules() if isinstance(m, nn.Conv1d)), None)
+        if first is not None and first.in_channels == bins:
+            return self.meta(self.batch, bins, frames)
+        return self.meta(self.batch, frames, bins)
+
+    def samples(self) -> Tensor:
+        channels = getattr(self.config, "audio_channels", None)
+        if isinstance(channels, int):
+            return self.meta(self.batch, channels, 16000)
+        return self.meta(self.batch, 16000)
+
+
+def _numel(value: Any) -> int:
+    if isinstance(value, Tensor):
+        return value.numel()
+    return sum(map(_numel, value)) if isinstance(value, (list, tuple)) else 0
+
+
+def _sub(config: Any, *kinds: str) -> Any:
+    """The nested configuration of one of these kinds."""
+    for kind in kinds:
+        for name, value in vars(config).items():
+            if kind in name and hasattr(value, "to_dict") and not name.startswith("_"):
+                return value
+    return None
+
+
+def _text_config(config: Any) -> Any:
+    try:
+        return config.get_text_config()
+    except Exception:
+        return _sub(config, "text", "decoder", "llm") or config
+
+
+def _special_ids(config: Any, depth: int = 0) -> set[int]:
+    found: set[int] = set()
+    for name, value in vars(config).items():
+        if "token" in name and isinstance(value, int):
+            found.add(value)
+        elif "token" in name and isinstance(value, (list, tuple)):
+            found |= {v for v in value if isinstance(v, int)}
+        elif hasattr(value, "to_dict") and depth < 3:
+            found |= _special_ids(value, depth + 1)
+    return found
+
+
+_PLACEHOLDERS: dict[int, tuple[tuple[str, ...], str, tuple[str, ...]]] = {
+    1: (("image_token_id", "image_token_index", "img_context_token_id"), "get_image_features", ("pixel_values",)),
+    2: (("video_token_id", "video_token_index"), "get_video_features", ("pixel_values_videos",)),
+    3: (("audio_token_id", "audio_token_index"), "get_audio_features", ("input_features", "input_values")),
+}
+"""Modality, as transformers numbers it -> (names of its token, method that makes its features, its inputs)."""
+
+COMPANIONS: dict[str, tuple[str, ...]] = {
+    "pixel_values": ("image_grid_thw", "image_sizes", "pixel_attention_mask", "spatial_shapes", "image_grid_hws",
+                     "image_position_ids", "aspect_ratio_ids", "aspect_ratio_mask", "cross_attention_mask", "bbox"),
+    "pixel_values_videos": ("video_grid_thw",),
+    "input_features": ("input_features_mask", "feature_attention_mask"),
+    "input_ids": ("bbox",),
+}  # fmt: skip
+
+
+def _grid_tensor(m: Maker) -> Tensor:
+    return torch.tensor([m.grid()] * m.batch)
+
+
+MAKERS: dict[str, Callable[[Maker], _Made]] = {
+    "pixel_values": Maker.pixels,
+    "hidden_states": lambda m: m.pixels() if m.is_patched else m.meta(m.batch, m.tokens, m.text.hidden_size),
+    "grid_thw": _grid_tensor,
+    "image_grid_thw": _grid_tensor,
+    "video_grid_thw": _grid_tensor,
+    "image_grid_hws": lambda m: _grid_tensor(m)[:, 1:],
+    "pixel_values_videos": Maker.video,
+    "image_sizes": lambda m: torch.tensor([m.image_size()] * m.batch),
+    "input_features": Maker.features,
+    "input_values": Maker.samples,
+    "inputs_embeds": lambda m: m.meta(m.batch, m.length, m.text.hidden_size),
+    "input_features_mask": lambda m: torch.ones(m.batch, m.sound_frames(), dtype=torch.long),
+    "feature_attention_mask": lambda m: torch.ones(m.batch, m.sound_frames(), dtype=torch.long),
+}
