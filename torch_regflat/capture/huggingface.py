@@ -279,7 +279,8 @@ def _on_meta(make: Callable[[str], Any], name: str) -> nn.Module:
             built: nn.Module = model.eval()
             return built
         except Exception as caught:
-            error = error or caught
+            # That a model has no fused attention is not why it cannot be built.
+            error = caught if error is None or "attention implementation" in str(error) else error
     raise ModelError(f"transformers cannot build {name}: {_line(error)}") from error
 
 

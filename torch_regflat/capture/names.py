@@ -106,3 +106,24 @@ def user_line() -> str:
     while frame is not None and frame.f_code.co_filename.startswith(_OURS):
         frame = frame.f_back  # type: ignore[assignment]
     return f"{frame.f_code.co_filename}:{frame.f_lineno}" if frame is not None else "the code"
+
+
+SAFE_SITES = {
+    ("transformers", "torch_compilable_check"): True,
+    ("transformers", "warn_if_padding_and_no_attention_mask"): False,
+}
+"""Functions of a package where an unknown value may be answered: a check of the inputs, which is taken to pass, and a
+warning, which is not given. What they are asked changes nothing that is computed."""
+
+
+def safe_answer(frames: int = 12) -> bool | None:
+    """The answer of the site of SAFE_SITES that asks, or None where nothing is safe."""
+    frame = sys._getframe(1)
+    for _ in range(frames):
+        found = SAFE_SITES.get((str(frame.f_globals.get("__name__")).partition(".")[0], frame.f_code.co_name))
+        if found is not None:
+            return found
+        if frame.f_back is None:
+            break
+        frame = frame.f_back
+    return None

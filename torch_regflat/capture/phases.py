@@ -6,6 +6,7 @@ against the cache object that the model itself fills with `context` tokens (`pre
 
 from __future__ import annotations
 
+import importlib
 import inspect
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -19,6 +20,7 @@ from ._torch_private import storage_key
 from .model_inputs import candidates
 from .model_inputs import describe as describe_inputs
 from .prefill import run_prefill
+from .record import capture_with_result
 
 Phase = Literal["prefill", "decode", "encode", "forward"]
 
@@ -277,17 +279,36 @@ def _decode(request: _Request) -> tuple[dict[str, Any], tuple[Any, ...], str]:
     token, text = request.ids(1), f"[{request.batch}, 1] against a cache of {context} tokens"
     if getattr(request.config, "is_encoder_decoder", False):
         kwargs, main = _main(request)
-        output = run_prefill(request.model, {**kwargs, "decoder_input_ids": request.ids(context), "use_cache": True})
+        output = _prefill(request, {**kwargs, "decoder_input_ids": request.ids(context), "use_cache": True})
         cache = _cache_of(request, output)
         step = {
             "decoder_input_ids": token,
-            "encoder_outputs": (output.encoder_last_hidden_state,),
+            "encoder_outputs": _encoder_outputs(output.encoder_last_hidden_state),
             "past_key_values": cache,
             "use_cache": True,
         }
         return step, (cache,), f"decoder_input_ids {text}, encoder run on {main}"
-    cache = _cache_of(request, run_prefill(request.model, {"input_ids": request.ids(context), "use_cache": True}))
+    cache = _cache_of(request, _prefill(request, {"input_ids": request.ids(context), "use_cache": True}))
     return {"input_ids": token, "past_key_values": cache, "use_cache": True}, (cache,), f"input_ids {text}"
+
+
+def _prefill(request: _Request, kwargs: dict[str, Any]) -> Any:
+    """The output of a prefill: plain where that runs, else as capturing runs it, which knows more values."""
+    try:
+        return run_prefill(request.model, kwargs)
+    except Exception:
+        real = {k: torch.ones_like(v, device="cpu") if _is_ids(v) else v for k, v in kwargs.items()}
+        return capture_with_result(request.model, (), real, restore=False).result
+
+
+def _is_ids(value: Any) -> bool:
+    return isinstance(value, Tensor) and value.is_meta and value.dtype is torch.int64
+
+
+def _encoder_outputs(hidden: Tensor) -> Any:
+    """What an encoder returned, as an encoder-decoder model takes it."""
+    outputs = importlib.import_module("transformers.modeling_outputs")
+    return outputs.BaseModelOutput(last_hidden_state=hidden)
 
 
 def _cache_of(request: _Request, output: Any) -> Any:
@@ -298,7 +319,8 @@ def _cache_of(request: _Request, output: Any) -> Any:
             return found
     if isinstance(output, tuple) and len(output) == 2 and output[1] is not None:
         return output[1]
-    raise CaptureError(f"{request.name} returned no cache from its prefill, so decode cannot be prepared")
+    why = "; set is_decoder in its configuration" if getattr(request.config, "is_decoder", None) is False else ""
+    raise CaptureError(f"{request.name} returned no cache from its prefill, so decode cannot be prepared{why}")
 
 
 def _main(request: _Request) -> tuple[dict[str, Any], str]:

@@ -16,6 +16,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from .scans import fused_scans
+
 _Key = tuple[Any, ...]
 _MIN_LAYERS = 3  # below that there is nothing to save
 
@@ -26,7 +28,7 @@ def run_prefill(model: nn.Module, kwargs: dict[str, Any]) -> Any:
     A model in real memory is neither moved nor changed: its parameters and buffers are stood in for.
     """
     state = dict([*model.named_parameters(remove_duplicate=False), *model.named_buffers(remove_duplicate=False)])
-    with torch.inference_mode(), skip_repeated_layers(model):
+    with torch.inference_mode(), fused_scans(), skip_repeated_layers(model):
         if all(tensor.is_meta for tensor in state.values()):
             return model(**kwargs)
         stand_ins = {name: torch.empty_like(tensor, device="meta") for name, tensor in state.items()}

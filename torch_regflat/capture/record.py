@@ -23,6 +23,7 @@ from .hints import Hints
 from .inputs import Inputs, home_device
 from .recorder import Recorder
 from .repeats import Leak
+from .scans import fused_scans
 
 
 @dataclass(frozen=True)
@@ -104,7 +105,7 @@ class _Run:
         try:
             with _no_collection(), torch.inference_mode():
                 args, kwargs = Inputs(recorder, self.fn, self.kv_cache).add(self.args, self.kwargs)
-                with intercepted(recorder), recorder:
+                with fused_scans(), intercepted(recorder), recorder:
                     result = self._call(recorder, args, kwargs)
                 graph = recorder.finish(result)
             finished = True

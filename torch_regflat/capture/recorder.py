@@ -15,7 +15,7 @@ from ..errors import CaptureError
 from . import state
 from ._torch_private import DYNAMIC_SHAPE, OpInfo, TorchDispatchMode, lazy_graph_module, op_info, without_dispatch
 from .hints import NOTHING, Hints, Supplied, as_count, as_number, as_tensor
-from .names import Names, attribute_name, readable, user_line
+from .names import Names, attribute_name, readable, safe_answer, user_line
 from .repeats import Repeats
 from .sized import sized
 from .twins import Twins
@@ -126,6 +126,9 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         try:
             return self.values.run(func, args, kwargs)
         except Unknown as unknown:
+            safe = safe_answer()
+            if safe is not None:
+                return safe
             line = user_line()
             hint = self.hints.find(self.stack[-1][0], line)
             if hint is not NOTHING:
