@@ -70,12 +70,14 @@ _LAYERS = (
     "num_decoder_layers", "depth", "num_blocks", "num_encoder_blocks", "encoder_num_layers", "decoder_num_layers",
     "text_num_hidden_layers", "vision_num_hidden_layers", "num_attention_layers",
 )  # fmt: skip
+_WHOLE = ("neck_hidden_sizes", "backbone_out_indices", "depths", "out_layers", "layers_to_extract")
+"""A configuration with one of these picks states of certain layers, so it stays as it is."""
 _AT_LEAST = ("attn_layer_period", "expert_layer_period", "sliding_window_pattern", "full_attention_interval")
 
 
 def shrink(config: Any, few: int = 2) -> Any:
     """Cut the layers of a configuration and of those nested in it; per-layer lists are cut with them."""
-    if type(config).__name__ in ("EncodecConfig", "DacConfig"):
+    if any(getattr(config, name, None) for name in _WHOLE) or len(getattr(config, "out_indices", None) or ()) > 1:
         return config
     for name, value in list(vars(config).items()):
         if hasattr(value, "to_dict") and not name.startswith("_"):
@@ -138,8 +140,7 @@ def _own_classes(transformers: Any, config_class: type) -> list[type]:
         cls for cls in vars(module).values()
         if inspect.isclass(cls) and issubclass(cls, base) and getattr(cls, "config_class", None) is config_class
     ]  # fmt: skip
-    with_forward = [c for c in found if "forward" in vars(c) or any("forward" in vars(b) for b in c.__mro__[1:3])]
-    return with_forward[:1]
+    return [cls for cls in found if getattr(cls.forward, "__name__", "") != "_forward_unimplemented"][:1]
 
 
 # --- one model ---------------------------------------------------------------------------------------------------------
@@ -158,7 +159,7 @@ def one_line(error: BaseException) -> str:
     return f"{type(error).__name__}: {text}"[:400]
 
 
-def build(cls: type, config: Any) -> Any:
+def build(cls: type, config: Any, dtype: str = "bfloat16") -> Any:
     import torch
 
     from torch_regflat.capture.huggingface import build_class
@@ -167,7 +168,7 @@ def build(cls: type, config: Any) -> Any:
         config.is_decoder = True  # else it is an encoder with a head, without a cache
 
     # The dtype of today's checkpoints; grouped products of experts exist in no other.
-    return build_class(cls, config, torch.bfloat16)
+    return build_class(cls, config, getattr(torch, dtype))
 
 
 def rows_of(kind: str) -> Iterator[Row]:
@@ -202,15 +203,25 @@ def rows_of(kind: str) -> Iterator[Row]:
 
         phases = phases_of(model)
         for phase in ("prefill", "decode") if phases[0] == "prefill" else phases[:1]:
-            yield run_row(kind, name, model, phase, cls, config_class)
+            row = run_row(kind, name, model, phase)
+            if row.status in ("refused", "crash"):  # some models mix bfloat16 with float32, and run in float32 only
+                try:
+                    plain = build_model(cls, config_class, "float32")[0]
+                    again = run_row(kind, name, plain, phase)
+                    row = again if again.status == "ok" else row
+                except Exception:
+                    pass
+            if row.status != "ok" and ARBITER:
+                arbitrate(row, model, phase, cls, config_class)
+            yield row
 
 
-def build_model(cls: type, config_class: type) -> tuple[Any, str]:
+def build_model(cls: type, config_class: type, dtype: str = "bfloat16") -> tuple[Any, str]:
     try:
-        return build(cls, shrink(config_class())), ""
+        return build(cls, shrink(config_class()), dtype), ""
     except Exception as error:
         try:
-            return build(cls, config_class()), "not shrunk"
+            return build(cls, config_class(), dtype), "not shrunk"
         except Exception:
             raise error from None
 
@@ -225,7 +236,7 @@ def lengths(model: Any, phase: str) -> dict[str, int]:
     return {"seq_len": tokens} if model.main_input_name == "input_ids" else {}
 
 
-def run_row(kind: str, name: str, model: Any, phase: str, cls: type, config_class: type) -> Row:
+def run_row(kind: str, name: str, model: Any, phase: str) -> Row:
     from torch_regflat import profile_model
 
     row = Row(kind, name, phase, "ok")
@@ -252,8 +263,6 @@ def run_row(kind: str, name: str, model: Any, phase: str, cls: type, config_clas
     finally:
         signal.alarm(0)
     row.seconds = round(time.perf_counter() - started, 2)
-    if row.status != "ok" and ARBITER:
-        arbitrate(row, model, phase, cls, config_class)
     return row
 
 
@@ -277,7 +286,7 @@ def arbitrate(row: Row, model: Any, phase: str, cls: type, config_class: type) -
         with torch.inference_mode():
             for kwargs in ways:
                 try:
-                    model(**{k: v.to("meta") if isinstance(v, torch.Tensor) else v for k, v in kwargs.items()})
+                    run_plain(model, {k: v.to("meta") if isinstance(v, torch.Tensor) else v for k, v in kwargs.items()}, phase)
                     row.reason += " | arbiter: runs on meta"
                     return
                 except Exception as error:
@@ -292,7 +301,7 @@ def arbitrate(row: Row, model: Any, phase: str, cls: type, config_class: type) -
             for kwargs in ways:
                 made = {k: _real(v) for k, v in kwargs.items()}
                 try:
-                    real(**made)
+                    run_plain(real, made, phase)
                     row.reason += f" | arbiter: runs on the CPU with {', '.join(made)}"
                     return
                 except Exception as error:
@@ -304,6 +313,24 @@ def arbitrate(row: Row, model: Any, phase: str, cls: type, config_class: type) -
         row.status, row.reason = "transformers", f"{one_line(error)} || ours: {row.reason}"
     finally:
         signal.alarm(0)
+
+
+def run_plain(model: Any, kwargs: dict[str, Any], phase: str) -> None:
+    """One forward; for decode also a second one, of one token, with the cache that the first returned."""
+    if phase != "decode":
+        model(**kwargs)
+        return
+    output = model(**kwargs, use_cache=True)
+    for name in ("past_key_values", "cache_params", "state"):
+        cache = getattr(output, name, None)
+        if cache is not None:
+            break
+    else:
+        raise ValueError("no cache in the output of the model")
+    if "decoder_input_ids" in kwargs:
+        model(**{**kwargs, "decoder_input_ids": kwargs["decoder_input_ids"][:, -1:], name: cache}, use_cache=True)
+    else:
+        model(**{"input_ids": kwargs["input_ids"][:, -1:], name: cache}, use_cache=True)
 
 
 def _real(value: Any) -> Any:

@@ -13,6 +13,7 @@ import torch
 from torch._subclasses.fake_tensor import DataDependentOutputException, DynamicOutputShapeException
 from torch.fx._lazy_graph_module import _use_lazy_graph_module
 from torch.nn.modules import module as _nn_module
+from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode as TorchDispatchMode
 
 _HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
@@ -229,6 +230,18 @@ def _keeps_data(name: str, original: Callable[..., Any]) -> Callable[..., Any]:
         return original(*args, **kwargs)
 
     return make
+
+
+class KeepsConstants(TorchFunctionMode):  # type: ignore[no-untyped-call]
+    """Within `torch.device("meta")`, keep tensors made of Python data real: a buffer of sizes keeps its numbers."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = dict(kwargs or {})
+        if func is torch.tensor and args and "device" not in kwargs:
+            data = args[0]
+            if isinstance(data, (bool, int, float, list, tuple)) and not _holds_tensor(data):
+                kwargs["device"] = "cpu"
+        return func(*args, **kwargs)
 
 
 def _holds_tensor(data: Any) -> bool:

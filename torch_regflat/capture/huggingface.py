@@ -11,7 +11,7 @@ import importlib
 import json
 import re
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -22,6 +22,7 @@ from torch import nn
 from ..errors import InputError, ModelError, near
 from ..models import OWN_MODEL_TYPES, describe, facts, names
 from . import factory
+from ._torch_private import KeepsConstants
 from .phases import Phase, Prepared, phases_of, prepare_model, torch_dtype
 
 __all__ = ["ModelSpec", "Phase", "Prepared", "build", "describe", "names", "phases_of", "prepare", "resolve"]
@@ -269,9 +270,9 @@ def _on_meta(make: Callable[[str], Any], name: str) -> nn.Module:
     """What `make` gives on meta, with fused attention where transformers has it."""
     skip = importlib.import_module("transformers.initialization").no_init_weights
     error: Exception | None = None
-    for attention in ("sdpa", "eager"):
+    for attention, constants in (("sdpa", True), ("sdpa", False), ("eager", True), ("eager", False)):
         try:
-            with torch.device("meta"), skip():
+            with torch.device("meta"), skip(), KeepsConstants() if constants else nullcontext():
                 model = make(attention)
             # Tying shares parameters, so it decides their number; transformers does it while initialising, which
             # was skipped.

@@ -26,18 +26,26 @@ _MEDIA = (
     "image_patches",
     "flattened_patches",
 )
-_MODALITIES = {"pixel_values": "image", "pixel_values_videos": "video", "input_features": "audio", "input_values": "audio"}
 
 
 def candidates(model: nn.Module, batch: int, tokens: int) -> Iterator[dict[str, Any]]:
     """Inputs for `model`, the richest first: all its modalities, each alone with text, the main input alone."""
-    maker = Maker(model, batch, tokens)
-    seen: list[tuple[str, ...]] = []
-    for media in maker.combinations():
-        made = maker.make(media)
-        if made is not None and tuple(sorted(made)) not in seen:
-            seen.append(tuple(sorted(made)))
-            yield made
+    seen: list[Any] = []
+    error: CaptureError | None = None
+    for bins in (None, 128) if "input_features" in inspect.signature(model.forward).parameters else (None,):
+        maker = Maker(model, batch, tokens, bins)
+        for media in maker.combinations():
+            try:
+                made = maker.make(media)
+            except CaptureError as caught:  # its own feature extractor does not run: perhaps without that medium
+                error = error or caught
+                continue
+            shapes = sorted((k, getattr(v, "shape", None)) for k, v in made.items())
+            if shapes not in seen:
+                seen.append(shapes)
+                yield made
+    if not seen and error is not None:
+        raise error
 
 
 def describe(kwargs: dict[str, Any]) -> str:
@@ -48,8 +56,8 @@ def describe(kwargs: dict[str, Any]) -> str:
 class Maker:
     """Makes one value for each parameter of a model's `forward` that it has to be given."""
 
-    def __init__(self, model: nn.Module, batch: int, tokens: int) -> None:
-        self.model, self.batch, self.tokens = model, batch, tokens
+    def __init__(self, model: nn.Module, batch: int, tokens: int, bins: int | None = None) -> None:
+        self.model, self.batch, self.tokens, self.bins = model, batch, tokens, bins
         self.config: Any = model.config
         self.dtype = next((p.dtype for p in model.parameters() if p.is_floating_point()), torch.float32)
         found = inspect.signature(model.forward).parameters.values()
@@ -71,12 +79,12 @@ class Maker:
         ways = [still, *((m,) for m in media), text, media]
         return list(dict.fromkeys(ways))
 
-    def make(self, media: tuple[str, ...]) -> dict[str, Any] | None:
-        """The keyword arguments with these media; None where they cannot be made."""
+    def make(self, media: tuple[str, ...]) -> dict[str, Any]:
+        """The keyword arguments with these media."""
         names = [n for n in self.parameters if n in media or n in self.required]
         if not media or any(n in self.main for n in names) is False:
             names += [n for n in self.main if n in self.parameters and n not in names]
-        if any(m in media for m in _MEDIA) and "input_ids" in self.parameters and self._reads_text():
+        if any(m in media for m in _MEDIA) and "input_ids" in self.parameters:
             names = ["input_ids", *[n for n in names if n != "input_ids"]]
         names = self._without_alternatives(names)
         made: dict[str, Any] = {}
@@ -88,17 +96,18 @@ class Maker:
             self._add(name, made)
         if "input_ids" in names:
             made = {**self._token_ids(made), **made}
+            if "bbox" in self.parameters:
+                made["bbox"] = torch.zeros(*made["input_ids"].shape, 4, dtype=torch.long)
         if self._has_decoder() and "decoder_input_ids" in self.parameters:
-            made["decoder_input_ids"] = self._ids(min(self.tokens, 4), vocabulary=self._decoder_vocabulary())
+            ids = self._ids(min(self.tokens, 4), vocabulary=self._decoder_vocabulary())
+            channels = getattr(getattr(self.config, "decoder_config", None), "num_channels", None)
+            made["decoder_input_ids"] = ids if channels is None else ids[..., None].repeat(1, 1, channels)
         return made
 
     def _without_alternatives(self, names: list[str]) -> list[str]:
         if "inputs_embeds" in names and "input_ids" in names:
             names = [n for n in names if n != "inputs_embeds"]
         return list(dict.fromkeys(n for n in names if n not in ("past_key_values", "encoder_outputs", "labels")))
-
-    def _reads_text(self) -> bool:
-        return True
 
     def _has_decoder(self) -> bool:
         return bool(getattr(self.config, "is_encoder_decoder", False)) or "decoder_input_ids" in self.required
@@ -206,6 +215,10 @@ class Maker:
         fn = getattr(owner, method)
         known = inspect.signature(fn).parameters
         open_ended = any(p.kind is p.VAR_KEYWORD for p in known.values())
+        for name, parameter in known.items():
+            if parameter.default is parameter.empty and parameter.kind is parameter.POSITIONAL_OR_KEYWORD:
+                if name not in made and name in self.parameters:
+                    self._add(name, made)
         wanted = {k: v for k, v in made.items() if k in known}
         if open_ended and "args" in known:
             wanted = dict(made)
@@ -220,6 +233,13 @@ class Maker:
     # --- images ----------------------------------------------------------------------------------------------------
 
     def image_size(self) -> tuple[int, int]:
+        queries = getattr(self.config, "projector_patch_to_query_dict", None)
+        if queries:
+            side = math.isqrt(min(map(int, queries))) * self.patch
+            return side, side
+        if hasattr(self.config, "scaled_images_ratios"):  # the smallest copy has to hold one patch
+            side = int(self.config.patch_size / min(self.config.scaled_images_ratios))
+            return side, side
         for config in (self.config, self.vision):
             for name in ("image_size", "img_size", "input_size", "crop_size"):
                 size = getattr(config, name, None)
@@ -270,7 +290,15 @@ class Maker:
     def pixels(self) -> Tensor:
         if self.is_patched:
             return self.meta(self.batch * math.prod(self.grid()), self.patch_width)
+        if getattr(self.config, "model_type", "") in _PAIRS:
+            return self.meta(self.batch, 2, self.channels, *self.image_size())
         return self.meta(self.batch, self.channels, *self.image_size())
+
+    def position_ids_2d(self) -> Tensor:
+        """Column and row of each patch. [batch, patches, 2]"""
+        side = 3 * 16
+        grid = torch.cartesian_prod(torch.arange(side), torch.arange(side)).flip(-1)
+        return grid[None].repeat(self.batch, 1, 1)
 
     def meta(self, *shape: int, dtype: torch.dtype | None = None) -> Tensor:
         return torch.empty(*shape, dtype=dtype or self.dtype, device="meta")
@@ -292,6 +320,8 @@ class Maker:
         return self.meta(self.batch, self.frames, self.channels, *self.image_size())
 
     def mels(self) -> int:
+        if self.bins is not None:
+            return self.bins
         for config in (self.audio, self.config):
             names = ("num_mel_bins", "n_mels", "feature_size", "num_mels", "input_dim", "mel_bins", "input_feat_size", "feat_dim")
             for name in names:
@@ -309,6 +339,8 @@ class Maker:
 
     def features(self) -> Tensor:
         """Log-mel features: bins first where Whisper's convolutions read them, frames first elsewhere."""
+        if "is_longer" in self.parameters or hasattr(self.audio, "spec_size"):  # CLAP: as an image
+            return self.meta(self.batch, 1, 1001, self.mels())
         frames, bins = self.sound_frames(), self.mels()
         first = next((m for m in self.model.modules() if isinstance(m, nn.Conv1d)), None)
         if first is not None and first.in_channels == bins:
@@ -316,10 +348,34 @@ class Maker:
         return self.meta(self.batch, frames, bins)
 
     def samples(self) -> Tensor:
+        if hasattr(self.config, "num_mel_bins") and hasattr(self.config, "max_length") and hasattr(self.config, "patch_size"):
+            return self.meta(self.batch, self.config.max_length, self.config.num_mel_bins)  # a spectrogram as an image
         channels = getattr(self.config, "audio_channels", None)
         if isinstance(channels, int):
             return self.meta(self.batch, channels, 16000)
+        if hasattr(self.model, "encode") and hasattr(self.model, "decode"):  # a codec
+            return self.meta(self.batch, 1, 16000)
         return self.meta(self.batch, 16000)
+
+    # --- series ----------------------------------------------------------------------------------------------------
+
+    @property
+    def past(self) -> int:
+        lags = getattr(self.config, "lags_sequence", None) or [0]
+        return int(getattr(self.config, "context_length", None) or 64) + max(lags)
+
+    def past_values(self) -> Tensor:
+        size = getattr(self.config, "input_size", None) or getattr(self.config, "num_input_channels", 1)
+        if hasattr(self.config, "lags_sequence") and size == 1 or self.config.model_type.startswith("timesfm"):
+            return self.meta(self.batch, self.past)
+        return self.meta(self.batch, self.past, size)
+
+    def trajectory(self, width: int) -> Tensor:
+        return self.meta(self.batch, min(self.tokens, 16), width)
+
+
+_PAIRS = ("efficientloftr", "superglue", "lightglue")
+"""Types that match the points of two images."""
 
 
 def _numel(value: Any) -> int:
@@ -365,10 +421,12 @@ _PLACEHOLDERS: dict[int, tuple[tuple[str, ...], str, tuple[str, ...]]] = {
 
 COMPANIONS: dict[str, tuple[str, ...]] = {
     "pixel_values": ("image_grid_thw", "image_sizes", "pixel_attention_mask", "spatial_shapes", "image_grid_hws",
-                     "image_position_ids", "aspect_ratio_ids", "aspect_ratio_mask", "cross_attention_mask", "bbox"),
+                     "image_position_ids", "aspect_ratio_ids", "aspect_ratio_mask", "bbox",
+                     "high_res_pixel_values", "pixel_position_ids"),
     "pixel_values_videos": ("video_grid_thw",),
     "input_features": ("input_features_mask", "feature_attention_mask"),
-    "input_ids": ("bbox",),
+    "states": ("actions", "rewards", "returns_to_go", "timesteps"),
+    "past_values": ("past_time_features", "past_observed_mask", "future_time_features", "future_values"),
 }  # fmt: skip
 
 
@@ -377,6 +435,45 @@ def _grid_tensor(m: Maker) -> Tensor:
 
 
 MAKERS: dict[str, Callable[[Maker], _Made]] = {
+    "image": Maker.pixels,
+    "high_res_pixel_values": lambda m: m.meta(m.batch, 3, 1024, 1024),
+    "prompt_pixel_values": Maker.pixels,
+    "prompt_masks": Maker.pixels,
+    "pixel_position_ids": Maker.position_ids_2d,
+    "image_position_ids": Maker.position_ids_2d,
+    "image_patches": lambda m: m.meta(m.batch, 16, m.patch**2 * m.channels),
+    "flattened_patches": lambda m: m.meta(m.batch, 64, m.patch**2 * m.channels + 2),
+    "pixel_attention_mask": lambda m: torch.ones(m.batch, 256, dtype=torch.long),
+    "spatial_shapes": lambda m: torch.tensor([[16, 16]] * m.batch),
+    "query_embeds": lambda m: m.meta(m.batch, 32, m.config.hidden_size),
+    "qformer_input_ids": lambda m: m._ids(8, 1000),
+    "bbox": lambda m: torch.zeros(m.batch, m.length, 4, dtype=torch.long),
+    "spectrogram": lambda m: m.meta(m.batch, 64, m.config.model_in_dim),
+    "audio_mel": lambda m: m.meta(m.batch, 128, m.config.input_feat_size),
+    "audio_mel_mask": lambda m: torch.zeros(m.batch, 128, dtype=torch.bool),
+    "states": lambda m: m.trajectory(m.config.state_dim),
+    "actions": lambda m: m.trajectory(m.config.act_dim),
+    "rewards": lambda m: m.trajectory(1),
+    "returns_to_go": lambda m: m.trajectory(1),
+    "timesteps": lambda m: torch.arange(min(m.tokens, 16))[None].repeat(m.batch, 1),
+    "past_values": Maker.past_values,
+    "past_time_features": lambda m: m.meta(m.batch, m.past, m.config.num_time_features),
+    "past_observed_mask": lambda m: torch.ones(m.past_values().shape),
+    "future_time_features": lambda m: m.meta(m.batch, m.config.prediction_length, m.config.num_time_features),
+    "future_values": lambda m: m.meta(m.batch, m.config.prediction_length, *m.past_values().shape[2:]),
+    "past_values_padding": lambda m: torch.zeros(m.batch, m.past, dtype=torch.long),
+    "freq": lambda m: torch.zeros(m.batch, 1, dtype=torch.long),
+    "latents": lambda m: m.meta(m.batch, m.config.hidden_size, 32),
+    "inputs": lambda m: m.meta(m.batch, m.tokens, m.config.d_model),
+    "task_inputs": lambda m: m._ids(m.config.task_seq_len),
+    "tasks_input_ids": lambda m: m._ids(16),
+    "tasks_attention_mask": lambda m: torch.ones(m.batch, 16, dtype=torch.long),
+    "classes_input_ids": lambda m: m._ids(16).repeat(2, 1),
+    "classes_attention_mask": lambda m: torch.ones(2 * m.batch, 16, dtype=torch.long),
+    "classes_structure": lambda m: torch.tensor([2] * m.batch),
+    "merge_sizes": lambda m: torch.tensor([m.merge] * m.batch),
+    "num_patches": lambda m: 64,
+    "encoder_hidden_states": lambda m: m.meta(m.batch, m.tokens, m.config.hidden_size),
     "pixel_values": Maker.pixels,
     "hidden_states": lambda m: m.pixels() if m.is_patched else m.meta(m.batch, m.tokens, m.text.hidden_size),
     "grid_thw": _grid_tensor,

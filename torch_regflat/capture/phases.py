@@ -284,12 +284,22 @@ def _decode(request: _Request) -> tuple[dict[str, Any], tuple[Any, ...], str]:
         step = {
             "decoder_input_ids": token,
             "encoder_outputs": _encoder_outputs(output.encoder_last_hidden_state),
-            "past_key_values": cache,
+            _cache_name(request): cache,
             "use_cache": True,
         }
         return step, (cache,), f"decoder_input_ids {text}, encoder run on {main}"
-    cache = _cache_of(request, _prefill(request, {"input_ids": request.ids(context), "use_cache": True}))
-    return {"input_ids": token, "past_key_values": cache, "use_cache": True}, (cache,), f"input_ids {text}"
+    also = _also_required(request)
+    cache = _cache_of(request, _prefill(request, {"input_ids": request.ids(context), "use_cache": True, **also}))
+    step = {"input_ids": token, _cache_name(request): cache, "use_cache": True, **also}
+    return step, (cache,), f"input_ids {text}"
+
+
+def _also_required(request: _Request) -> dict[str, Any]:
+    """What the model cannot be called without besides token ids (BLIP: the image)."""
+    found = inspect.signature(request.model.forward).parameters.values()
+    required = {p.name for p in found if p.default is p.empty and p.kind is p.POSITIONAL_OR_KEYWORD} - {"input_ids"}
+    made = next(candidates(request.model, request.batch, 1), {}) if required else {}
+    return {name: value for name, value in made.items() if name in required}
 
 
 def _prefill(request: _Request, kwargs: dict[str, Any]) -> Any:
@@ -311,9 +321,18 @@ def _encoder_outputs(hidden: Tensor) -> Any:
     return outputs.BaseModelOutput(last_hidden_state=hidden)
 
 
+_CACHE_NAMES = ("past_key_values", "cache_params", "state")
+
+
+def _cache_name(request: _Request) -> str:
+    """The parameter that takes the cache; a cache under another name would be ignored."""
+    parameters = inspect.signature(request.model.forward).parameters
+    return next((name for name in _CACHE_NAMES if name in parameters), _CACHE_NAMES[0])
+
+
 def _cache_of(request: _Request, output: Any) -> Any:
     """Return the cache in a prefill's output, whatever the model calls it."""
-    for name in ("past_key_values", "cache_params", "state"):
+    for name in _CACHE_NAMES:
         found = getattr(output, name, None)
         if found is not None:
             return found
