@@ -251,11 +251,17 @@ def _finish(
             context=labels.context,
             model_version=MODEL_VERSION,
             versions=_versions(),
-            notes=labels.notes,
+            notes=(*labels.notes, *_assumptions(graph)),
         ),
         graph=graph,
         workload=work,
     )
+
+
+def _assumptions(graph: fx.GraphModule) -> tuple[str, ...]:
+    """What capture took for granted."""
+    names: tuple[str, ...] = graph.meta.get("assumed", ())
+    return tuple(f"{name} has no values; taken as all ones (no padding)" for name in names)
 
 
 def _load(chips: ChipLike | Sequence[ChipLike]) -> list[Chip]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import operator
 import os
+import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from typing import Any
@@ -20,6 +21,9 @@ from .repeats import Repeats
 from .sized import sized
 from .twins import Twins
 from .values import Unknown, Values
+
+_MASK = re.compile(r"(^|_)(attention_mask|pixel_mask)$")
+"""Inputs that say which tokens or pixels count. Without values they are taken to be all ones: no padding."""
 
 
 class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
@@ -338,6 +342,8 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         node.meta["role"] = "weight" if isinstance(tensor, torch.nn.Parameter) else role
         node.meta["input"] = name
         self._note_real(node, tensor)
+        if tensor.is_meta and tensor.dim() == 2 and _MASK.search(name) and not tensor.is_floating_point():
+            self.values.assumed[node] = torch.ones((), dtype=tensor.dtype)
         self._node_of[id(twin)] = node
 
     def _note_real(self, node: Node, tensor: torch.Tensor) -> None:
@@ -394,4 +400,6 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
             "module_path": "",
             "storage": tuple(n.meta["storage"] for n in outputs),
         }
-        return lazy_graph_module(self._attributes, self.graph, self.name)
+        made = lazy_graph_module(self._attributes, self.graph, self.name)
+        made.meta["assumed"] = tuple(self.values.used_assumptions)
+        return made

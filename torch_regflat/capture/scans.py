@@ -73,6 +73,13 @@ def _wkv(
     return y, new if return_state or state is not None else state
 
 
+def _rnn_scan(
+    self: Any, hidden_states: Any, recurrent_gate: Any, reset: Any, recurrent_states: Any,
+    acc_dtype: torch.dtype = torch.float32,
+) -> Any:  # fmt: skip
+    return regflat.linear_recurrence(hidden_states, recurrent_gate * ~reset, recurrent_states)
+
+
 SCANS: dict[str, Callable[..., Any]] = {
     "mamba_selective_scan": _selective_scan,
     "mamba_selective_state_update": _state_update,
@@ -85,6 +92,9 @@ SCANS: dict[str, Callable[..., Any]] = {
     "rwkv_linear_attention": _wkv,
 }
 """Functions of transformers' modeling modules (5.x) and what runs in their place."""
+
+METHODS: dict[tuple[str, str], Callable[..., Any]] = {("RecurrentGemmaRglru", "_rnn_scan"): _rnn_scan}
+"""The same for methods of classes in those modules."""
 
 _lock = threading.RLock()
 _users = 0
@@ -114,10 +124,17 @@ def _install() -> None:
         if not module_name.startswith("transformers.models.") or ".modeling_" not in module_name:
             continue
         for name, made in SCANS.items():
-            original = vars(module).get(name)
-            if callable(original):
-                _replaced.append((module, name, original))
-                setattr(module, name, _unless_training(original, made))
+            _replace(module, name, made)
+        for (class_name, name), made in METHODS.items():
+            if class_name in vars(module):
+                _replace(vars(module)[class_name], name, made)
+
+
+def _replace(owner: Any, name: str, made: Callable[..., Any]) -> None:
+    original = vars(owner).get(name)
+    if callable(original):
+        _replaced.append((owner, name, original))
+        setattr(owner, name, _unless_training(original, made))
 
 
 def _unless_training(original: Callable[..., Any], fused: Callable[..., Any]) -> Callable[..., Any]:

@@ -12,6 +12,7 @@ Work, with b batch, t tokens, d channels, n state size, h heads, p head size, g 
   head), Bᵀ·x and C·state (2·L·n·p each): flops = b·t·(g·2·L·n + h·(2·L·p + 4·n·p)); of the squares half is executed.
 - `gated_delta_rule` (Yang et al. 2024): the same with k and v sizes n and p, two L² products of keys, a triangular solve
   against p + n columns (L²·(p + n)) and one more product with the state: flops = b·t·h·(4·L·n + 2·L·p + L·(p + n) + 6·n·p).
+- `linear_recurrence` (RG-LRU of Griffin): per channel and token a product and an addition.
 - `wkv` (RWKV-4): per channel and token 13 vector operations and 4 exponentials.
 
 A chunk waits for the one before: `sequential` is the number of chunks. The selective scan's kernel works through 2048
@@ -51,6 +52,7 @@ _library.define(
     "wkv(Tensor decay, Tensor first, Tensor key, Tensor value, Tensor? num, Tensor? den, Tensor? max) "
     "-> (Tensor, Tensor, Tensor, Tensor)"
 )
+_library.define("linear_recurrence(Tensor x, Tensor gate, Tensor? state) -> (Tensor, Tensor)")
 regflat = torch.ops.regflat
 SCAN_TOKENS = 2048
 """Tokens that one block of the selective scan's kernel holds at once."""
@@ -204,6 +206,22 @@ def _wkv_meta(decay: Any, first: Any, key: Any, value: Any, num: Any, den: Any, 
     return key.new_empty(key.shape), *(key.new_empty(key[:, 0].shape, dtype=torch.float32) for _ in range(3))
 
 
+@_kernel("linear_recurrence")
+def _linear_recurrence(x: Any, gate: Any, state: Any) -> Any:
+    """x and gate [b, t, d], state [b, d] -> y like x, last state in float32."""
+    state = torch.zeros_like(x[:, 0], dtype=torch.float32) if state is None else state
+    outputs = []
+    for i in range(x.shape[1]):
+        state = gate[:, i].float() * state + x[:, i].float()
+        outputs.append(state.to(x.dtype))
+    return torch.stack(outputs, dim=1), state
+
+
+@_kernel("linear_recurrence", "Meta")
+def _linear_recurrence_meta(x: Any, gate: Any, state: Any) -> Any:
+    return x.new_empty(x.shape), x.new_empty(x[:, 0].shape, dtype=torch.float32)
+
+
 # --- loop nests --------------------------------------------------------------------------------------------------------
 
 
@@ -288,3 +306,10 @@ def wkv(call: Call) -> Nests:
     """A channel and token: 2 maxima, 6 additions, 4 products, a division; 4 exponentials."""
     b, t, d = call.args[2].shape
     return _nest(call, {"b": b, "t": t, "d": d}, 1, vector_ops=13.0 * b * t * d, special_ops=4.0 * b * t * d)
+
+
+@operator(regflat.linear_recurrence)
+def linear_recurrence(call: Call) -> Nests:
+    """A product and an addition a channel and token."""
+    b, t, d = call.args[0].shape
+    return _nest(call, {"b": b, "t": t, "d": d}, 1, vector_ops=2.0 * b * t * d)
