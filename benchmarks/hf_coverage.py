@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import argparse
 import collections
+import contextlib
 import csv
 import faulthandler
 import gc
@@ -204,13 +205,14 @@ def rows_of(kind: str) -> Iterator[Row]:
         phases = phases_of(model)
         for phase in ("prefill", "decode") if phases[0] == "prefill" else phases[:1]:
             row = run_row(kind, name, model, phase)
-            if row.status in ("refused", "crash"):  # some models mix bfloat16 with float32, and run in float32 only
-                try:
-                    plain = build_model(cls, config_class, "float32")[0]
-                    again = run_row(kind, name, plain, phase)
+            # Some models mix bfloat16 with float32 and run in float32 only; some configurations do not stand shrinking.
+            for dtype, few in (("float32", True), ("bfloat16", False), ("float32", False)):
+                if row.status not in ("refused", "crash"):
+                    break
+                with contextlib.suppress(Exception):
+                    config = config_class()
+                    again = run_row(kind, name, build(cls, shrink(config) if few else config, dtype), phase)
                     row = again if again.status == "ok" else row
-                except Exception:
-                    pass
             if row.status != "ok" and ARBITER:
                 arbitrate(row, model, phase, cls, config_class)
             yield row

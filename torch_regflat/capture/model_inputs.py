@@ -32,8 +32,9 @@ def candidates(model: nn.Module, batch: int, tokens: int) -> Iterator[dict[str, 
     """Inputs for `model`, the richest first: all its modalities, each alone with text, the main input alone."""
     seen: list[Any] = []
     error: CaptureError | None = None
-    for bins in (None, 128) if "input_features" in inspect.signature(model.forward).parameters else (None,):
-        maker = Maker(model, batch, tokens, bins)
+    sound = "input_features" in inspect.signature(model.forward).parameters
+    for layout in ({}, {"flip": True}, {"bins": 128}) if sound else ({},):
+        maker = Maker(model, batch, tokens, **layout)
         for media in maker.combinations():
             try:
                 made = maker.make(media)
@@ -44,6 +45,11 @@ def candidates(model: nn.Module, batch: int, tokens: int) -> Iterator[dict[str, 
             if shapes not in seen:
                 seen.append(shapes)
                 yield made
+    for made in Maker(model, batch, tokens).least():
+        shapes = sorted((k, getattr(v, "shape", None)) for k, v in made.items())
+        if shapes not in seen:
+            seen.append(shapes)
+            yield made
     if not seen and error is not None:
         raise error
 
@@ -56,8 +62,8 @@ def describe(kwargs: dict[str, Any]) -> str:
 class Maker:
     """Makes one value for each parameter of a model's `forward` that it has to be given."""
 
-    def __init__(self, model: nn.Module, batch: int, tokens: int, bins: int | None = None) -> None:
-        self.model, self.batch, self.tokens, self.bins = model, batch, tokens, bins
+    def __init__(self, model: nn.Module, batch: int, tokens: int, bins: int | None = None, flip: bool = False) -> None:
+        self.model, self.batch, self.tokens, self.bins, self.flip = model, batch, tokens, bins, flip
         self.config: Any = model.config
         self.dtype = next((p.dtype for p in model.parameters() if p.is_floating_point()), torch.float32)
         found = inspect.signature(model.forward).parameters.values()
@@ -104,6 +110,14 @@ class Maker:
             made["decoder_input_ids"] = ids if channels is None else ids[..., None].repeat(1, 1, channels)
         return made
 
+    def least(self) -> Iterator[dict[str, Any]]:
+        """The main input without anything around it, and embeddings in place of token ids."""
+        required = {"input_ids", "inputs_embeds", *self.main}.issuperset(self.required)
+        if required and "input_ids" in self.parameters:
+            yield {"input_ids": self._ids(self.length)}
+        if required and "inputs_embeds" in self.parameters and hasattr(self.text, "hidden_size"):
+            yield {"inputs_embeds": self.meta(self.batch, self.length, self.text.hidden_size)}
+
     def _without_alternatives(self, names: list[str]) -> list[str]:
         if "inputs_embeds" in names and "input_ids" in names:
             names = [n for n in names if n != "inputs_embeds"]
@@ -118,7 +132,11 @@ class Maker:
             if name in self.required and self.parameters[name].default is inspect.Parameter.empty:
                 raise CaptureError(f"no input {name!r} can be made for {type(self.model).__name__}")
             return
-        value = maker(self)
+        try:
+            value = maker(self)
+        except (AttributeError, TypeError) as error:
+            kind = type(self.model).__name__
+            raise CaptureError(f"no input {name!r} can be made for {kind}: its configuration has no size for it") from error
         if value is not None:
             made[name] = value
 
@@ -153,7 +171,8 @@ class Maker:
         return next((i for i in range(3, vocabulary) if i not in special), 0)
 
     def _ids(self, tokens: int, vocabulary: int | None = None) -> Tensor:
-        return torch.full((self.batch, max(1, tokens)), self._ordinary(vocabulary or self.vocabulary))
+        books = getattr(self.config, "num_codebooks", None) if "Decoder" in type(self.model).__name__ else None
+        return torch.full((self.batch * (books or 1), max(1, tokens)), self._ordinary(vocabulary or self.vocabulary))
 
     @property
     def length(self) -> int:
@@ -284,14 +303,32 @@ class Maker:
 
     @property
     def patch_width(self) -> int:
+        embedding = self._patch_embedding()
+        if embedding is not None:
+            return math.prod(embedding.weight.shape[1:])
         temporal = int(getattr(self.vision, "temporal_patch_size", None) or 1)
         return self.channels * temporal * self.patch**2
+
+    def _patch_embedding(self) -> Any:
+        """The product or convolution that makes a vector of a patch."""
+        for name, module in self.model.named_modules():
+            if "patch_emb" in name and isinstance(module, (nn.Linear, nn.Conv2d, nn.Conv3d)):
+                return module
+        return None
 
     def pixels(self) -> Tensor:
         if self.is_patched:
             return self.meta(self.batch * math.prod(self.grid()), self.patch_width)
+        if "aspect_ratio_ids" in self.parameters:  # tiles of one picture
+            tiles = int(getattr(self.vision, "max_num_tiles", 4))
+            return self.meta(self.batch, 1, tiles, self.channels, *self.image_size())
         if getattr(self.config, "model_type", "") in _PAIRS:
             return self.meta(self.batch, 2, self.channels, *self.image_size())
+        if isinstance(self._patch_embedding(), nn.Linear) and "pixel_values" in self.required:
+            height, width = self.image_size()
+            found = self._patch_embedding().in_features
+            if found % (self.patch**2) == 0:
+                return self.meta(self.batch, height // self.patch * (width // self.patch), found)
         return self.meta(self.batch, self.channels, *self.image_size())
 
     def position_ids_2d(self) -> Tensor:
@@ -342,20 +379,21 @@ class Maker:
         if "is_longer" in self.parameters or hasattr(self.audio, "spec_size"):  # CLAP: as an image
             return self.meta(self.batch, 1, 1001, self.mels())
         frames, bins = self.sound_frames(), self.mels()
+        if "feature_lens" in self.parameters:  # all sounds in a row
+            return self.meta(bins, 200 * self.batch)
         first = next((m for m in self.model.modules() if isinstance(m, nn.Conv1d)), None)
-        if first is not None and first.in_channels == bins:
-            return self.meta(self.batch, bins, frames)
-        return self.meta(self.batch, frames, bins)
+        bins_first = (first is not None and first.in_channels == bins) != self.flip
+        return self.meta(self.batch, *((bins, frames) if bins_first else (frames, bins)))
 
     def samples(self) -> Tensor:
         if hasattr(self.config, "num_mel_bins") and hasattr(self.config, "max_length") and hasattr(self.config, "patch_size"):
             return self.meta(self.batch, self.config.max_length, self.config.num_mel_bins)  # a spectrogram as an image
         channels = getattr(self.config, "audio_channels", None)
         if isinstance(channels, int):
-            return self.meta(self.batch, channels, 16000)
+            return self.meta(self.batch, channels, 19200)
         if hasattr(self.model, "encode") and hasattr(self.model, "decode"):  # a codec
-            return self.meta(self.batch, 1, 16000)
-        return self.meta(self.batch, 16000)
+            return self.meta(self.batch, 1, 19200)
+        return self.meta(self.batch, 19200)
 
     # --- series ----------------------------------------------------------------------------------------------------
 
@@ -422,9 +460,11 @@ _PLACEHOLDERS: dict[int, tuple[tuple[str, ...], str, tuple[str, ...]]] = {
 COMPANIONS: dict[str, tuple[str, ...]] = {
     "pixel_values": ("image_grid_thw", "image_sizes", "pixel_attention_mask", "spatial_shapes", "image_grid_hws",
                      "image_position_ids", "aspect_ratio_ids", "aspect_ratio_mask", "bbox",
-                     "high_res_pixel_values", "pixel_position_ids"),
+                     "high_res_pixel_values", "pixel_position_ids", "target_sizes"),
+    "image": (),
     "pixel_values_videos": ("video_grid_thw",),
-    "input_features": ("input_features_mask", "feature_attention_mask"),
+    "input_features": ("input_features_mask", "feature_attention_mask", "feature_lens", "aftercnn_lens"),
+    "flattened_patches": ("attention_mask",),
     "states": ("actions", "rewards", "returns_to_go", "timesteps"),
     "past_values": ("past_time_features", "past_observed_mask", "future_time_features", "future_values"),
 }  # fmt: skip
@@ -436,6 +476,17 @@ def _grid_tensor(m: Maker) -> Tensor:
 
 MAKERS: dict[str, Callable[[Maker], _Made]] = {
     "image": Maker.pixels,
+    "feature_lens": lambda m: torch.tensor([200] * m.batch),
+    "aftercnn_lens": lambda m: torch.tensor([50] * m.batch),
+    "attention_mask": lambda m: torch.ones(m.batch, 64, dtype=torch.long),
+    "mel_spectrogram": lambda m: m.meta(m.batch, getattr(m.config, "mel_dim", 80), 64),
+    "action_embeds": lambda m: m.meta(m.batch, getattr(m.config, "chunk_size", 16), m.text.hidden_size),
+    "state": lambda m: m.meta(m.batch, getattr(m.config, "max_state_dim", 32)),
+    "target_sizes": lambda m: torch.tensor([[s // m.patch for s in m.image_size()]] * m.batch),
+    "aspect_ratio_ids": lambda m: torch.ones(m.batch, 1, dtype=torch.long),
+    "aspect_ratio_mask": lambda m: torch.ones(m.batch, 1, int(getattr(m.vision, "max_num_tiles", 4)), dtype=torch.long),
+    "noise_embeds": lambda m: m.meta(m.batch, 16, m.text.hidden_size),
+    "context_hidden_states": lambda m: m.meta(m.batch, m.tokens, m.text.hidden_size),
     "high_res_pixel_values": lambda m: m.meta(m.batch, 3, 1024, 1024),
     "prompt_pixel_values": Maker.pixels,
     "prompt_masks": Maker.pixels,

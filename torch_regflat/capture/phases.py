@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib
 import inspect
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
@@ -283,7 +284,7 @@ def _decode(request: _Request) -> tuple[dict[str, Any], tuple[Any, ...], str]:
         cache = _cache_of(request, output)
         step = {
             "decoder_input_ids": token,
-            "encoder_outputs": _encoder_outputs(output.encoder_last_hidden_state),
+            "encoder_outputs": _encoder_outputs(request, kwargs, output.encoder_last_hidden_state),
             _cache_name(request): cache,
             "use_cache": True,
         }
@@ -315,9 +316,16 @@ def _is_ids(value: Any) -> bool:
     return isinstance(value, Tensor) and value.is_meta and value.dtype is torch.int64
 
 
-def _encoder_outputs(hidden: Tensor) -> Any:
-    """What an encoder returned, as an encoder-decoder model takes it."""
+def _encoder_outputs(request: _Request, kwargs: dict[str, Any], hidden: Tensor) -> Any:
+    """What the encoder returned, in its own class: some decoders read more of it than the hidden states."""
     outputs = importlib.import_module("transformers.modeling_outputs")
+    with suppress(Exception):
+        encoder = request.model.get_encoder()
+        known = inspect.signature(encoder.forward).parameters
+        given = {name: value for name, value in kwargs.items() if name in known}
+        result = capture_with_result(encoder, (), given, restore=False).result
+        if type(result) not in (tuple, outputs.BaseModelOutput) and hasattr(result, "last_hidden_state"):
+            return result
     return outputs.BaseModelOutput(last_hidden_state=hidden)
 
 

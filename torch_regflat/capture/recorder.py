@@ -25,6 +25,13 @@ from .values import Unknown, Values
 _MASK = re.compile(r"(^|_)(attention_mask|pixel_mask)$")
 """Inputs that say which tokens or pixels count. Without values they are taken to be all ones: no padding."""
 
+_MASKED_WRITES = frozenset({torch.ops.aten.index_put_.default, torch.ops.aten.index_put.default})
+
+
+def _is_masked(indices: Any) -> bool:
+    """Whether elements are picked by a mask: how many are written then depends on values, the shape does not."""
+    return any(index is not None and index.dtype in (torch.bool, torch.uint8) for index in indices)
+
 
 class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """The dispatch mode: each operator is run on meta twins and appended to `graph`."""
@@ -96,7 +103,9 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
             try:
                 real = self.values.run(func, *recorded)
             except Unknown as unknown:
-                if info.data_dependent or isinstance(error, DYNAMIC_SHAPE):
+                if func in _MASKED_WRITES and _is_masked(actual[0][1]):
+                    return actual[0][0] if info.writes else torch.empty_like(actual[0][0])
+                if info.data_dependent or isinstance(error, DYNAMIC_SHAPE) or "nonzero" in str(error):
                     return self._of_unknown_size(func, actual, recorded, unknown)
                 raise error from None
             except Exception:
