@@ -187,6 +187,7 @@ def rows_of(kind: str) -> Iterator[Row]:
     if not classes:
         yield Row(kind, config_class.__name__, "", "transformers", "transformers has no model class for this configuration")
         return
+    hopeless = False  # no other way of building it helped an earlier row
     for cls in classes:
         signal.alarm(LIMIT)
         name, started = cls.__name__, time.perf_counter()
@@ -207,12 +208,13 @@ def rows_of(kind: str) -> Iterator[Row]:
             row = run_row(kind, name, model, phase)
             # Some models mix bfloat16 with float32 and run in float32 only; some configurations do not stand shrinking.
             for dtype, few in (("float32", True), ("bfloat16", False), ("float32", False)):
-                if row.status not in ("refused", "crash"):
+                if row.status not in ("refused", "crash") or hopeless:
                     break
                 with contextlib.suppress(Exception):
                     config = config_class()
                     again = run_row(kind, name, build(cls, shrink(config) if few else config, dtype), phase)
                     row = again if again.status == "ok" else row
+            hopeless = hopeless or row.status != "ok"
             if row.status != "ok" and ARBITER:
                 arbitrate(row, model, phase, cls, config_class)
             yield row

@@ -32,8 +32,7 @@ def candidates(model: nn.Module, batch: int, tokens: int) -> Iterator[dict[str, 
     """Inputs for `model`, the richest first: all its modalities, each alone with text, the main input alone."""
     seen: list[Any] = []
     error: CaptureError | None = None
-    sound = "input_features" in inspect.signature(model.forward).parameters
-    for layout in ({}, {"flip": True}, {"bins": 128}) if sound else ({},):
+    for layout in _layouts(model):
         maker = Maker(model, batch, tokens, **layout)
         for media in maker.combinations():
             try:
@@ -52,6 +51,18 @@ def candidates(model: nn.Module, batch: int, tokens: int) -> Iterator[dict[str, 
             yield made
     if not seen and error is not None:
         raise error
+
+
+def _layouts(model: nn.Module) -> list[dict[str, Any]]:
+    """Layouts that a declaration leaves open: bins or frames first, one channel or none, a clip or a picture."""
+    parameters = inspect.signature(model.forward).parameters
+    if "input_features" in parameters:
+        return [{}, {"flip": True}, {"bins": 128}, {"bins": 128, "flip": True}]
+    if "input_values" in parameters:
+        return [{}, {"flip": True}]
+    config = getattr(model, "config", None)
+    clip = "pixel_values" in parameters and any(hasattr(config, n) for n in ("num_frames", "frames_per_clip"))
+    return [{"flip": True}, {}] if clip else [{}]
 
 
 def describe(kwargs: dict[str, Any]) -> str:
@@ -135,6 +146,8 @@ class Maker:
         try:
             value = maker(self)
         except (AttributeError, TypeError) as error:
+            if name not in self.required:
+                return
             kind = type(self.model).__name__
             raise CaptureError(f"no input {name!r} can be made for {kind}: its configuration has no size for it") from error
         if value is not None:
@@ -259,7 +272,8 @@ class Maker:
         if hasattr(self.config, "scaled_images_ratios"):  # the smallest copy has to hold one patch
             side = int(self.config.patch_size / min(self.config.scaled_images_ratios))
             return side, side
-        for config in (self.config, self.vision):
+        inner = _sub(self.vision, "backbone", "encoder") or self.vision
+        for config in (self.config, self.vision, inner):
             for name in ("image_size", "img_size", "input_size", "crop_size"):
                 size = getattr(config, name, None)
                 if isinstance(size, dict):
@@ -276,6 +290,11 @@ class Maker:
     def patch(self) -> int:
         value = getattr(self.vision, "patch_size", None) or 16
         return int(value[-1] if isinstance(value, (tuple, list)) else value)
+
+    @property
+    def patches(self) -> list[int]:
+        """Rows and columns of patches of a picture."""
+        return [side // self.patch for side in self.image_size()]
 
     @property
     def channels(self) -> int:
@@ -322,9 +341,13 @@ class Maker:
         if "aspect_ratio_ids" in self.parameters:  # tiles of one picture
             tiles = int(getattr(self.vision, "max_num_tiles", 4))
             return self.meta(self.batch, 1, tiles, self.channels, *self.image_size())
+        if self.flip:  # a clip in place of a picture
+            return self.meta(self.batch, self.frames, self.channels, *self.image_size())
         if getattr(self.config, "model_type", "") in _PAIRS:
             return self.meta(self.batch, 2, self.channels, *self.image_size())
-        if isinstance(self._patch_embedding(), nn.Linear) and "pixel_values" in self.required:
+        if isinstance(self._patch_embedding(), nn.Linear) and (
+            "pixel_values" in self.required or "spatial_shapes" in self.parameters
+        ):
             height, width = self.image_size()
             found = self._patch_embedding().in_features
             if found % (self.patch**2) == 0:
@@ -360,7 +383,7 @@ class Maker:
         if self.bins is not None:
             return self.bins
         for config in (self.audio, self.config):
-            names = ("num_mel_bins", "n_mels", "feature_size", "num_mels", "input_dim", "mel_bins", "input_feat_size", "feat_dim")
+            names = ("feature_projection_input_dim", "input_feat_per_channel", "num_mel_bins", "n_mels", "feature_size", "num_mels", "input_dim", "mel_bins", "input_feat_size", "feat_dim")
             for name in names:
                 value = getattr(config, name, None)
                 if isinstance(value, int):
@@ -393,7 +416,7 @@ class Maker:
             return self.meta(self.batch, channels, 19200)
         if hasattr(self.model, "encode") and hasattr(self.model, "decode"):  # a codec
             return self.meta(self.batch, 1, 19200)
-        return self.meta(self.batch, 19200)
+        return self.meta(self.batch, 1, 19200) if self.flip else self.meta(self.batch, 19200)
 
     # --- series ----------------------------------------------------------------------------------------------------
 
@@ -482,7 +505,7 @@ MAKERS: dict[str, Callable[[Maker], _Made]] = {
     "mel_spectrogram": lambda m: m.meta(m.batch, getattr(m.config, "mel_dim", 80), 64),
     "action_embeds": lambda m: m.meta(m.batch, getattr(m.config, "chunk_size", 16), m.text.hidden_size),
     "state": lambda m: m.meta(m.batch, getattr(m.config, "max_state_dim", 32)),
-    "target_sizes": lambda m: torch.tensor([[s // m.patch for s in m.image_size()]] * m.batch),
+    "target_sizes": lambda m: torch.tensor([m.patches] * m.batch),
     "aspect_ratio_ids": lambda m: torch.ones(m.batch, 1, dtype=torch.long),
     "aspect_ratio_mask": lambda m: torch.ones(m.batch, 1, int(getattr(m.vision, "max_num_tiles", 4)), dtype=torch.long),
     "noise_embeds": lambda m: m.meta(m.batch, 16, m.text.hidden_size),
@@ -494,8 +517,8 @@ MAKERS: dict[str, Callable[[Maker], _Made]] = {
     "image_position_ids": Maker.position_ids_2d,
     "image_patches": lambda m: m.meta(m.batch, 16, m.patch**2 * m.channels),
     "flattened_patches": lambda m: m.meta(m.batch, 64, m.patch**2 * m.channels + 2),
-    "pixel_attention_mask": lambda m: torch.ones(m.batch, 256, dtype=torch.long),
-    "spatial_shapes": lambda m: torch.tensor([[16, 16]] * m.batch),
+    "pixel_attention_mask": lambda m: torch.ones(m.batch, math.prod(m.patches), dtype=torch.long),
+    "spatial_shapes": lambda m: torch.tensor([m.patches] * m.batch),
     "query_embeds": lambda m: m.meta(m.batch, 32, m.config.hidden_size),
     "qformer_input_ids": lambda m: m._ids(8, 1000),
     "bbox": lambda m: torch.zeros(m.batch, m.length, 4, dtype=torch.long),
@@ -515,7 +538,12 @@ MAKERS: dict[str, Callable[[Maker], _Made]] = {
     "past_values_padding": lambda m: torch.zeros(m.batch, m.past, dtype=torch.long),
     "freq": lambda m: torch.zeros(m.batch, 1, dtype=torch.long),
     "latents": lambda m: m.meta(m.batch, m.config.hidden_size, 32),
-    "inputs": lambda m: m.meta(m.batch, m.tokens, m.config.d_model),
+    "inputs": lambda m: (
+        m.meta(m.batch, m.tokens, m.config.d_model) if hasattr(m.config, "d_model") else m.samples()
+    ),
+    "patch_embeds": lambda m: m.meta(m.batch, 64, m.config.hidden_size),
+    "vision_features": lambda m: m.meta(m.batch, 64, m.config.hidden_size),
+    "text_features": lambda m: m.meta(m.batch, 8, m.config.hidden_size),
     "task_inputs": lambda m: m._ids(m.config.task_seq_len),
     "tasks_input_ids": lambda m: m._ids(16),
     "tasks_attention_mask": lambda m: torch.ones(m.batch, 16, dtype=torch.long),

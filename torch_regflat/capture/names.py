@@ -111,9 +111,12 @@ def user_line() -> str:
 SAFE_SITES = {
     ("transformers", "torch_compilable_check"): True,
     ("transformers", "warn_if_padding_and_no_attention_mask"): False,
+    ("transformers", "_ignore_causal_mask_sdpa"): False,
+    ("transformers", "_ignore_bidirectional_mask_sdpa"): False,
 }
-"""Functions of a package where an unknown value may be answered: a check of the inputs, which is taken to pass, and a
-warning, which is not given. What they are asked changes nothing that is computed."""
+"""Functions of a package where an unknown value may be answered: a check of the inputs, which is taken to pass; a
+warning, which is not given; and whether a mask may be left out because it masks nothing, where it is kept. The result
+of the model is the same with either answer."""
 
 
 def safe_answer(frames: int = 12) -> bool | None:

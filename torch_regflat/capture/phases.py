@@ -279,8 +279,7 @@ def _decode(request: _Request) -> tuple[dict[str, Any], tuple[Any, ...], str]:
     context = int(request.context or 0)
     token, text = request.ids(1), f"[{request.batch}, 1] against a cache of {context} tokens"
     if getattr(request.config, "is_encoder_decoder", False):
-        kwargs, main = _main(request)
-        output = _prefill(request, {**kwargs, "decoder_input_ids": request.ids(context), "use_cache": True})
+        kwargs, main, output = _encoded(request, context)
         cache = _cache_of(request, output)
         step = {
             "decoder_input_ids": token,
@@ -293,6 +292,23 @@ def _decode(request: _Request) -> tuple[dict[str, Any], tuple[Any, ...], str]:
     cache = _cache_of(request, _prefill(request, {"input_ids": request.ids(context), "use_cache": True, **also}))
     step = {"input_ids": token, _cache_name(request): cache, "use_cache": True, **also}
     return step, (cache,), f"input_ids {text}"
+
+
+def _encoded(request: _Request, context: int) -> tuple[dict[str, Any], str, Any]:
+    """The encoder's inputs and the output of a prefill, with the first inputs that the model runs with."""
+    more = {"decoder_input_ids": request.ids(context), "use_cache": True}
+    kwargs, main = _main(request)
+    try:
+        return kwargs, main, _prefill(request, {**kwargs, **more})
+    except Exception:
+        for other in candidates(request.model, request.batch, int(request.seq_len or 1)):
+            with suppress(Exception):
+                shape = (*other["decoder_input_ids"].shape[2:],)
+                ids = torch.ones(request.batch, context, *shape, dtype=torch.int64)
+                output = _prefill(request, {**other, **more, "decoder_input_ids": ids})
+                other.pop("decoder_input_ids")
+                return other, describe_inputs(other), output
+        raise
 
 
 def _also_required(request: _Request) -> dict[str, Any]:
