@@ -9,7 +9,7 @@ For each type of CONFIG_MAPPING two models are built on meta from the default co
 their module that is made for their configuration. Models that generate run prefill and decode, others one forward.
 
 A row is "ok" when capture, lowering and pricing (one chip) succeed. When they do not, the arbiter runs the same model
-without us: first on meta, then with real (random) weights on the CPU. If both fail, the model's own error is the reason
+without us: first on meta, then in real memory on the CPU. If both fail, the model's own error is the reason
 and the row counts as "transformers itself cannot run it". Every model runs in a process of its own, with a time limit.
 """
 
@@ -39,12 +39,13 @@ from typing import Any
 LIMIT = 30  # seconds a row
 TOKENS = 64
 ARBITER = True
-MAX_CPU_PARAMETERS = 400_000_000
+MAX_CPU_PARAMETERS = 6_000_000_000
 FIELDS = ("type", "model", "phase", "status", "reason", "coverage", "seconds", "inputs")
 HEADS = (
     "CAUSAL_LM", "SEQ_TO_SEQ_CAUSAL_LM", "SPEECH_SEQ_2_SEQ", "IMAGE_TEXT_TO_TEXT", "MULTIMODAL_LM", "MASKED_LM",
     "IMAGE_CLASSIFICATION", "OBJECT_DETECTION", "UNIVERSAL_SEGMENTATION", "SEMANTIC_SEGMENTATION", "DEPTH_ESTIMATION",
-    "CTC", "AUDIO_CLASSIFICATION", "VIDEO_CLASSIFICATION", "ZERO_SHOT_IMAGE_CLASSIFICATION", "ZERO_SHOT_OBJECT_DETECTION",
+    "CTC", "AUDIO_CLASSIFICATION", "VIDEO_CLASSIFICATION", "ZERO_SHOT_IMAGE_CLASSIFICATION",
+    "ZERO_SHOT_OBJECT_DETECTION",
     "TEXT_TO_SPECTROGRAM", "TEXT_TO_WAVEFORM", "TIME_SERIES_PREDICTION", "MASK_GENERATION", "IMAGE_TO_IMAGE",
     "KEYPOINT_DETECTION", "KEYPOINT_MATCHING", "PRETRAINING", "SEQUENCE_CLASSIFICATION", "BACKBONE",
 )  # fmt: skip
@@ -64,7 +65,7 @@ class Row:
     inputs: str = ""
 
 
-# --- configurations and model classes ----------------------------------------------------------------------------------
+# --- configurations and model classes ------------------------------------------------------------------------------
 
 _LAYERS = (
     "num_hidden_layers", "n_layer", "n_layers", "num_layers", "encoder_layers", "decoder_layers", "num_encoder_layers",
@@ -85,7 +86,9 @@ def shrink(config: Any, few: int = 2) -> Any:
             shrink(value, few)
     counts = {name: value for name in _LAYERS if type(value := getattr(config, name, None)) is int and value > few}
     for name, old in counts.items():
-        new = min(old, max(few, *(getattr(config, n, 0) or 0 for n in _AT_LEAST if isinstance(getattr(config, n, 0), int))))
+        new = min(
+            old, max(few, *(getattr(config, n, 0) or 0 for n in _AT_LEAST if isinstance(getattr(config, n, 0), int)))
+        )
         new = max(new, _kinds_prefix(config, old))
         try:
             setattr(config, name, new)
@@ -99,7 +102,12 @@ def _kinds_prefix(config: Any, old: int) -> int:
     """As many layers as it takes to see every kind that a per-layer list names, at most 8."""
     need = 0
     for name, value in vars(config).items():
-        if isinstance(value, (list, tuple)) and len(value) == old and any(w in name for w in ("layer", "block")) and all(isinstance(v, str) for v in value):
+        if (
+            isinstance(value, (list, tuple))
+            and len(value) == old
+            and any(w in name for w in ("layer", "block"))
+            and all(isinstance(v, str) for v in value)
+        ):
             need = max(need, max(value.index(kind) for kind in set(value)) + 1)
     return min(need, 8)
 
@@ -110,7 +118,12 @@ def _cut_lists(config: Any, old: int, new: int) -> None:
             continue
         if len(value) == old and old > 4:
             setattr(config, name, value[:new])
-        elif value and all(type(v) is int for v in value) and max(value) <= old and ("index" in name or "layer" in name or "idx" in name):
+        elif (
+            value
+            and all(type(v) is int for v in value)
+            and max(value) <= old
+            and ("index" in name or "layer" in name or "idx" in name)
+        ):
             setattr(config, name, sorted({min(v, new - 1) if v >= 0 else v for v in value}))
 
 
@@ -144,7 +157,7 @@ def _own_classes(transformers: Any, config_class: type) -> list[type]:
     return [cls for cls in found if getattr(cls.forward, "__name__", "") != "_forward_unimplemented"][:1]
 
 
-# --- one model ---------------------------------------------------------------------------------------------------------
+# --- one model --------------------------------------------------------------------------------------------------------
 
 
 class Timeout(BaseException):
@@ -165,7 +178,10 @@ def build(cls: type, config: Any, dtype: str = "bfloat16") -> Any:
 
     from torch_regflat.capture.huggingface import build_class
 
-    if cls.__name__.endswith(("LMHeadModel", "ForCausalLM", "Decoder")) and getattr(config, "is_decoder", None) is False:
+    if (
+        cls.__name__.endswith(("LMHeadModel", "ForCausalLM", "Decoder"))
+        and getattr(config, "is_decoder", None) is False
+    ):
         config.is_decoder = True  # else it is an encoder with a head, without a cache
 
     # The dtype of today's checkpoints; grouped products of experts exist in no other.
@@ -185,19 +201,23 @@ def rows_of(kind: str) -> Iterator[Row]:
         yield Row(kind, "", "", "transformers", one_line(error))
         return
     if not classes:
-        yield Row(kind, config_class.__name__, "", "transformers", "transformers has no model class for this configuration")
+        yield Row(
+            kind, config_class.__name__, "", "transformers", "transformers has no model class for this configuration"
+        )
         return
     hopeless = False  # no other way of building it helped an earlier row
     for cls in classes:
         signal.alarm(LIMIT)
         name, started = cls.__name__, time.perf_counter()
         try:
-            model, note = build_model(cls, config_class)
+            model, _ = build_model(cls, config_class)
         except Timeout:
             yield Row(kind, name, "", "timeout", "building")
             continue
         except Exception as error:
-            yield Row(kind, name, "", "transformers", f"build: {one_line(error)}", seconds=time.perf_counter() - started)
+            yield Row(
+                kind, name, "", "transformers", f"build: {one_line(error)}", seconds=time.perf_counter() - started
+            )
             continue
         finally:
             signal.alarm(0)
@@ -270,7 +290,7 @@ def run_row(kind: str, name: str, model: Any, phase: str) -> Row:
     return row
 
 
-# --- the arbiter: transformers without us ------------------------------------------------------------------------------
+# --- the arbiter: transformers without us -----------------------------------------------------------------------------
 
 
 def arbitrate(row: Row, model: Any, phase: str, cls: type, config_class: type) -> None:
@@ -290,7 +310,9 @@ def arbitrate(row: Row, model: Any, phase: str, cls: type, config_class: type) -
         with torch.inference_mode():
             for kwargs in ways:
                 try:
-                    run_plain(model, {k: v.to("meta") if isinstance(v, torch.Tensor) else v for k, v in kwargs.items()}, phase)
+                    run_plain(
+                        model, {k: v.to("meta") if isinstance(v, torch.Tensor) else v for k, v in kwargs.items()}, phase
+                    )
                     row.reason += " | arbiter: runs on meta"
                     return
                 except Exception as error:
@@ -299,11 +321,13 @@ def arbitrate(row: Row, model: Any, phase: str, cls: type, config_class: type) -
         if count > MAX_CPU_PARAMETERS:
             row.reason += f" | arbiter: not on meta, too large for the CPU ({count / 1e9:.1f} G)"
             return
-        torch.manual_seed(0)
-        real = cls._from_config(shrink(config_class()), dtype=torch.float32).eval()  # type: ignore[attr-defined]
+        skip = importlib.import_module("transformers.initialization").no_init_weights
+        with skip():  # memory that was never written is zero, and takes no room
+            dtype = torch.float32 if count < 1e9 else torch.bfloat16
+            real = cls._from_config(shrink(config_class()), dtype=dtype).eval()  # type: ignore[attr-defined]
         with torch.inference_mode():
             for kwargs in ways:
-                made = {k: _real(v) for k, v in kwargs.items()}
+                made = {k: _real(v, dtype) for k, v in kwargs.items()}
                 try:
                     run_plain(real, made, phase)
                     row.reason += f" | arbiter: runs on the CPU with {', '.join(made)}"
@@ -337,22 +361,22 @@ def run_plain(model: Any, kwargs: dict[str, Any], phase: str) -> None:
         model(**{"input_ids": kwargs["input_ids"][:, -1:], name: cache}, use_cache=True)
 
 
-def _real(value: Any) -> Any:
+def _real(value: Any, dtype: Any) -> Any:
     import torch
 
     if not isinstance(value, torch.Tensor) or value.device.type != "meta":
         return value
     if value.dtype.is_floating_point:
-        return torch.rand(value.shape, dtype=torch.float32)
+        return torch.rand(value.shape, dtype=dtype)
     return torch.ones(value.shape, dtype=value.dtype)
 
 
-# --- the table ---------------------------------------------------------------------------------------------------------
+# --- the table --------------------------------------------------------------------------------------------------------
 
 
 def worker(kind: str, out: str) -> None:
     """Run in a process of its own: append rows to `out` as JSON lines."""
-    resource.setrlimit(resource.RLIMIT_AS, (14 << 30, 14 << 30))
+    resource.setrlimit(resource.RLIMIT_AS, (20 << 30, 20 << 30))
     signal.signal(signal.SIGALRM, _on_alarm)
     faulthandler.enable()
     gc.enable()
@@ -386,9 +410,9 @@ def run_forked(kind: str) -> list[Row]:
         else:
             os.kill(pid, signal.SIGKILL)
             os.waitpid(pid, 0)
-        rows = [Row(**json.loads(line)) for line in open(file.name)]
+        rows = [Row(**json.loads(line)) for line in Path(file.name).read_text().splitlines()]
         if status != 0:
-            said = " ".join(open(err.name, errors="replace").read().split())[-300:]
+            said = " ".join(Path(err.name).read_text(errors="replace").split())[-300:]
             rows.append(Row(kind, "", "", "timeout" if status is None else "crash", f"process ended: {status} {said}"))
         return rows
 
@@ -433,7 +457,9 @@ def summary(rows: list[Row], types: dict[str, str]) -> str:
     ]
     covered = [float(row.coverage) for row in rows if row.status == "ok" and row.coverage != ""]
     if covered:
-        lines.append(f"bytes in operators with a formula: mean {sum(covered) / len(covered):.4f}, least {min(covered):.4f}")
+        lines.append(
+            f"bytes in operators with a formula: mean {sum(covered) / len(covered):.4f}, least {min(covered):.4f}"
+        )
     return "\n".join(lines)
 
 
@@ -473,8 +499,8 @@ def main() -> None:
     import torch
     import transformers.modeling_utils  # noqa: F401
 
+    import torch_regflat.capture.huggingface
     import torch_regflat.profiler  # noqa: F401
-    import torch_regflat.capture.huggingface  # noqa: F401
 
     torch.set_num_threads(1)
     gc.freeze()
@@ -483,7 +509,9 @@ def main() -> None:
         found = run_forked(kind)
         rows = [row for row in rows if row.type != kind] + found
         write(arguments.table, rows)
-        words = "; ".join(f"{r.model} {r.phase} {r.status}" + (f" ({r.reason[:150]})" if r.status != "ok" else "") for r in found)
+        words = "; ".join(
+            f"{r.model} {r.phase} {r.status}" + (f" ({r.reason[:150]})" if r.status != "ok" else "") for r in found
+        )
         print(f"[{number + 1}/{len(todo)}] {kind} {time.perf_counter() - started:.1f} s: {words}", flush=True)
     print(summary(rows, types))
 

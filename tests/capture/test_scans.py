@@ -1,4 +1,4 @@
-"""State-space and linear-attention models: the scan is one operator, equal to the loop of transformers that it replaces."""
+"""State-space and linear-attention models: the scan is one operator, equal to the loop that it replaces."""
 
 from __future__ import annotations
 
@@ -118,7 +118,9 @@ def test_prefill_and_decode_have_one_scan_a_layer(name: str) -> None:
     nest = found[0].nests[0]
     assert nest.kind == "sequential" and (nest.flops > 0 or nest.vector_ops > 0)
     decode = prepare_model(model, name, "decode", 1, None, 1000, None)
-    steps = [op for op in workload(record(model, (), decode.kwargs, kv_cache=decode.kv_cache)) if "regflat." in op.target]
+    steps = [
+        op for op in workload(record(model, (), decode.kwargs, kv_cache=decode.kv_cache)) if "regflat." in op.target
+    ]
     assert len(steps) == len(found)
     if scan in ("selective_scan", "ssd_scan"):
         assert {op.target for op in steps} == {"regflat.selective_state_update.default"}

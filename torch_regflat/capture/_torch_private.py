@@ -232,7 +232,7 @@ def _keeps_data(name: str, original: Callable[..., Any]) -> Callable[..., Any]:
     return make
 
 
-class KeepsConstants(TorchFunctionMode):  # type: ignore[no-untyped-call]
+class KeepsConstants(TorchFunctionMode):
     """Within `torch.device("meta")`, keep tensors made of Python data real: a buffer of sizes keeps its numbers."""
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:

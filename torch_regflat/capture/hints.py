@@ -6,8 +6,8 @@ A hint is looked up when a value is asked for that depends on unknown numbers:
     hints={"modeling_mine.py:88": [3, 5]}    # by file:line; the end of the path suffices
 
 The value is what the line gets: a number for `.item()`, `bool()` or `int()`, a list or tensor for `.tolist()` and
-`.numpy()`, and for an operator whose shape depends on values (`nonzero`, `unique`, `masked_select`, a boolean index) the
-number of rows it finds. An iterator gives the next of its values each time it is asked.
+`.numpy()`, and for an operator whose shape depends on values (`nonzero`, `unique`, `masked_select`, a boolean index)
+the number of rows it finds. An iterator gives the next of its values each time it is asked.
 """
 
 from __future__ import annotations

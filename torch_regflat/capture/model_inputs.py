@@ -149,7 +149,9 @@ class Maker:
             if name not in self.required:
                 return
             kind = type(self.model).__name__
-            raise CaptureError(f"no input {name!r} can be made for {kind}: its configuration has no size for it") from error
+            raise CaptureError(
+                f"no input {name!r} can be made for {kind}: its configuration has no size for it"
+            ) from error
         if value is not None:
             made[name] = value
 
@@ -211,7 +213,11 @@ class Maker:
         types = torch.zeros_like(ids)
         for kind, token_id, count in runs:
             start = self._before(kind)
-            run = [torch.full((self.batch, n), t) for t, n in ((start, 1), (token_id, count), (self._after(kind), 1)) if t is not None]
+            run = [
+                torch.full((self.batch, n), t)
+                for t, n in ((start, 1), (token_id, count), (self._after(kind), 1))
+                if t is not None
+            ]
             ids = torch.cat([ids[:, :1], *run, ids[:, 1:]], dim=1)
             of = torch.full((self.batch, sum(r.shape[1] for r in run)), 0)
             offset = 1 if start is not None else 0
@@ -248,9 +254,9 @@ class Maker:
         known = inspect.signature(fn).parameters
         open_ended = any(p.kind is p.VAR_KEYWORD for p in known.values())
         for name, parameter in known.items():
-            if parameter.default is parameter.empty and parameter.kind is parameter.POSITIONAL_OR_KEYWORD:
-                if name not in made and name in self.parameters:
-                    self._add(name, made)
+            needed = parameter.default is parameter.empty and parameter.kind is parameter.POSITIONAL_OR_KEYWORD
+            if needed and name not in made and name in self.parameters:
+                self._add(name, made)
         wanted = {k: v for k, v in made.items() if k in known}
         if open_ended and "args" in known:
             wanted = dict(made)
@@ -259,7 +265,7 @@ class Maker:
             if hasattr(result, name) and getattr(result, name) is not None:
                 result = getattr(result, name)
                 break
-        width = getattr(self.text, "hidden_size", None) or getattr(self.text, "d_model", 1)
+        width: Any = getattr(self.text, "hidden_size", None) or getattr(self.text, "d_model", 1)
         return _numel(result) // int(width)
 
     # --- images ----------------------------------------------------------------------------------------------------
@@ -324,7 +330,7 @@ class Maker:
     def patch_width(self) -> int:
         embedding = self._patch_embedding()
         if embedding is not None:
-            return math.prod(embedding.weight.shape[1:])
+            return int(math.prod(embedding.weight.shape[1:]))
         temporal = int(getattr(self.vision, "temporal_patch_size", None) or 1)
         return self.channels * temporal * self.patch**2
 
@@ -383,7 +389,18 @@ class Maker:
         if self.bins is not None:
             return self.bins
         for config in (self.audio, self.config):
-            names = ("feature_projection_input_dim", "input_feat_per_channel", "num_mel_bins", "n_mels", "feature_size", "num_mels", "input_dim", "mel_bins", "input_feat_size", "feat_dim")
+            names = (
+                "feature_projection_input_dim",
+                "input_feat_per_channel",
+                "num_mel_bins",
+                "n_mels",
+                "feature_size",
+                "num_mels",
+                "input_dim",
+                "mel_bins",
+                "input_feat_size",
+                "feat_dim",
+            )
             for name in names:
                 value = getattr(config, name, None)
                 if isinstance(value, int):
@@ -409,7 +426,11 @@ class Maker:
         return self.meta(self.batch, *((bins, frames) if bins_first else (frames, bins)))
 
     def samples(self) -> Tensor:
-        if hasattr(self.config, "num_mel_bins") and hasattr(self.config, "max_length") and hasattr(self.config, "patch_size"):
+        if (
+            hasattr(self.config, "num_mel_bins")
+            and hasattr(self.config, "max_length")
+            and hasattr(self.config, "patch_size")
+        ):
             return self.meta(self.batch, self.config.max_length, self.config.num_mel_bins)  # a spectrogram as an image
         channels = getattr(self.config, "audio_channels", None)
         if isinstance(channels, int):
@@ -422,12 +443,12 @@ class Maker:
 
     @property
     def past(self) -> int:
-        lags = getattr(self.config, "lags_sequence", None) or [0]
+        lags: list[int] = getattr(self.config, "lags_sequence", None) or [0]
         return int(getattr(self.config, "context_length", None) or 64) + max(lags)
 
     def past_values(self) -> Tensor:
-        size = getattr(self.config, "input_size", None) or getattr(self.config, "num_input_channels", 1)
-        if hasattr(self.config, "lags_sequence") and size == 1 or self.config.model_type.startswith("timesfm"):
+        size: Any = getattr(self.config, "input_size", None) or getattr(self.config, "num_input_channels", 1)
+        if (hasattr(self.config, "lags_sequence") and size == 1) or self.config.model_type.startswith("timesfm"):
             return self.meta(self.batch, self.past)
         return self.meta(self.batch, self.past, size)
 
@@ -538,9 +559,7 @@ MAKERS: dict[str, Callable[[Maker], _Made]] = {
     "past_values_padding": lambda m: torch.zeros(m.batch, m.past, dtype=torch.long),
     "freq": lambda m: torch.zeros(m.batch, 1, dtype=torch.long),
     "latents": lambda m: m.meta(m.batch, m.config.hidden_size, 32),
-    "inputs": lambda m: (
-        m.meta(m.batch, m.tokens, m.config.d_model) if hasattr(m.config, "d_model") else m.samples()
-    ),
+    "inputs": lambda m: m.meta(m.batch, m.tokens, m.config.d_model) if hasattr(m.config, "d_model") else m.samples(),
     "patch_embeds": lambda m: m.meta(m.batch, 64, m.config.hidden_size),
     "vision_features": lambda m: m.meta(m.batch, 64, m.config.hidden_size),
     "text_features": lambda m: m.meta(m.batch, 8, m.config.hidden_size),

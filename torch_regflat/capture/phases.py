@@ -271,7 +271,9 @@ def _is_plain(request: _Request) -> bool:
         return False
     if main == "input_features":
         return hasattr(request.config, "num_mel_bins") and hasattr(request.config, "max_source_positions")
-    return main == "input_ids" or (main == "pixel_values" and isinstance(getattr(request.config, "image_size", None), int))
+    return main == "input_ids" or (
+        main == "pixel_values" and isinstance(getattr(request.config, "image_size", None), int)
+    )
 
 
 def _decode(request: _Request) -> tuple[dict[str, Any], tuple[Any, ...], str]:
@@ -336,7 +338,7 @@ def _encoder_outputs(request: _Request, kwargs: dict[str, Any], hidden: Tensor) 
     """What the encoder returned, in its own class: some decoders read more of it than the hidden states."""
     outputs = importlib.import_module("transformers.modeling_outputs")
     with suppress(Exception):
-        encoder = request.model.get_encoder()
+        encoder: Any = request.model.get_encoder()  # type: ignore[operator]
         known = inspect.signature(encoder.forward).parameters
         given = {name: value for name, value in kwargs.items() if name in known}
         result = capture_with_result(encoder, (), given, restore=False).result
@@ -381,7 +383,9 @@ def _main(request: _Request) -> tuple[dict[str, Any], str]:
         made = next(candidates(request.model, request.batch, int(request.seq_len or 1)), {})
         made.pop("decoder_input_ids", None)
         if name not in made:
-            raise InputError(f"{request.name} reads {name!r}, whose shape its configuration does not give; {_OWN_INPUTS}")
+            raise InputError(
+                f"{request.name} reads {name!r}, whose shape its configuration does not give; {_OWN_INPUTS}"
+            )
         return made, describe_inputs(made)
     value = torch.empty(request.batch, *shape, dtype=request.dtype, device="meta")
     return {name: value}, f"{name} {list(value.shape)}"

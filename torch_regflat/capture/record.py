@@ -47,10 +47,10 @@ def capture(
 
     `fn` is a module, a method or a function. Tensors may be on any device; meta tensors suffice. `kv_cache` holds the
     objects (caches, tensors, nested) whose tensors are marked as key-value cache; objects among the arguments whose
-    class is called `...Cache` are found by themselves. With `repeats`, layers that are built alike and called alike
-    are run once and copied. `hints` answers questions about values that cannot be worked out, by module path or
-    `file:line` (see `capture.hints`). Placeholders are the tensors of the arguments in order, then those of `kv_cache`; the
-    output is the flat tuple of the tensors in the result.
+    class is called `...Cache` are found by themselves. With `repeats`, layers that are built alike and called alike are
+    run once and copied. `hints` answers questions about values that cannot be worked out, by module path or `file:line`
+    (see `capture.hints`). Placeholders are the tensors of the arguments in order, then those of `kv_cache`; the output
+    is the flat tuple of the tensors in the result.
     """
     return capture_with_result(fn, args, kwargs, repeats=repeats, kv_cache=kv_cache, hints=hints).graph
 

@@ -1,8 +1,9 @@
 """While capturing, the scans of transformers' state-space and linear-attention models are one operator each.
 
-Without the CUDA kernels of mamba-ssm and flash-linear-attention, transformers runs a Python loop over tokens or chunks:
-minutes of recording for what a GPU does in one kernel. Within `fused_scans`, those functions are replaced, in the modules
-of transformers that are loaded, by the operators of `operators.state_space`. Where gradients are recorded they are not.
+Without the CUDA kernels of mamba-ssm and flash-linear-attention, transformers runs a Python loop over tokens or
+chunks: minutes of recording for what a GPU does in one kernel. Within `fused_scans`, those functions are replaced, in
+the modules of transformers that are loaded, by the operators of `operators.state_space`. Where gradients are recorded
+they are not.
 """
 
 from __future__ import annotations
@@ -66,9 +67,7 @@ def _recurrent_delta_rule(
     return y, last if output_final_state else None
 
 
-def _wkv(
-    time_decay: Any, time_first: Any, key: Any, value: Any, state: Any = None, return_state: bool = False
-) -> Any:
+def _wkv(time_decay: Any, time_first: Any, key: Any, value: Any, state: Any = None, return_state: bool = False) -> Any:
     y, *new = regflat.wkv(time_decay, time_first, key, value, *(state or (None, None, None)))
     return y, new if return_state or state is not None else state
 

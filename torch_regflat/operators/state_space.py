@@ -6,12 +6,14 @@ reference implementations, so that a captured graph can still be run.
 
 Work, with b batch, t tokens, d channels, n state size, h heads, p head size, g groups, L tokens a chunk:
 
-- `selective_scan` (Mamba; Gu & Dao 2023, algorithm 2): b·d·n·t points of 7 vector operations (A·dt; B·dt·x, 2; state, 2;
-  C·state, 2) and one exponential. Nothing of it is a matrix product, so it has no `flops`.
-- `ssd_scan` (Mamba-2; Dao & Gu 2024, section 6): products a chunk of C·Bᵀ (2·L²·n a group), scores times values (2·L²·p a
-  head), Bᵀ·x and C·state (2·L·n·p each): flops = b·t·(g·2·L·n + h·(2·L·p + 4·n·p)); of the squares half is executed.
-- `gated_delta_rule` (Yang et al. 2024): the same with k and v sizes n and p, two L² products of keys, a triangular solve
-  against p + n columns (L²·(p + n)) and one more product with the state: flops = b·t·h·(4·L·n + 2·L·p + L·(p + n) + 6·n·p).
+- `selective_scan` (Mamba; Gu & Dao 2023, algorithm 2): b·d·n·t points of 7 vector operations (A·dt; B·dt·x, 2;
+  state, 2; C·state, 2) and one exponential. Nothing of it is a matrix product, so it has no `flops`.
+- `ssd_scan` (Mamba-2; Dao & Gu 2024, section 6): products a chunk of C·Bᵀ (2·L²·n a group), scores times values
+  (2·L²·p a head), Bᵀ·x and C·state (2·L·n·p each): flops = b·t·(g·2·L·n + h·(2·L·p + 4·n·p)); of the squares half is
+  executed.
+- `gated_delta_rule` (Yang et al. 2024): the same with k and v sizes n and p, two L² products of keys, a triangular
+  solve against p + n columns (L²·(p + n)) and one more product with the state:
+  flops = b·t·h·(4·L·n + 2·L·p + L·(p + n) + 6·n·p).
 - `linear_recurrence` (RG-LRU of Griffin): per channel and token a product and an addition.
 - `wkv` (RWKV-4): per channel and token 13 vector operations and 4 exponentials.
 
@@ -22,7 +24,8 @@ tokens at once (mamba-ssm, selective_scan_fwd_kernel.cuh), wkv's through all tok
 from __future__ import annotations
 
 import math
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 import torch
 from torch.nn import functional as F
@@ -31,7 +34,8 @@ from ..workload import LoopNest
 from .registry import Call, Nests, operator
 from .shapes import Loop, dtype_name
 
-_library = torch.library.Library("regflat", "DEF")
+_Function = TypeVar("_Function", bound=Callable[..., Any])
+_library: Any = torch.library.Library("regflat", "DEF")  # type: ignore[no-untyped-call]
 _library.define(
     "selective_scan(Tensor x, Tensor dt, Tensor A, Tensor B, Tensor C, Tensor? D, Tensor? z, Tensor? dt_bias, "
     "bool softplus) -> (Tensor, Tensor)"
@@ -58,8 +62,14 @@ SCAN_TOKENS = 2048
 """Tokens that one block of the selective scan's kernel holds at once."""
 
 
-def _kernel(name: str, key: str = "CompositeExplicitAutograd") -> Any:
-    return torch.library.impl(_library, name, key)
+def _kernel(name: str, key: str = "CompositeExplicitAutograd") -> Callable[[_Function], _Function]:
+    """Register the implementation of an operator."""
+
+    def register(function: _Function) -> _Function:
+        _library.impl(name, function, key)
+        return function
+
+    return register
 
 
 def _step_size(dt: torch.Tensor, bias: torch.Tensor | None, softplus: bool) -> torch.Tensor:
@@ -67,7 +77,7 @@ def _step_size(dt: torch.Tensor, bias: torch.Tensor | None, softplus: bool) -> t
     return F.softplus(dt) if softplus else dt
 
 
-# --- reference implementations and shapes ------------------------------------------------------------------------------
+# --- reference implementations and shapes --------------------------------------------------------------------------
 
 
 @_kernel("selective_scan")
@@ -126,7 +136,7 @@ def _ssd_scan(
     x: Any, dt: Any, A: Any, B: Any, C: Any, D: Any, dt_bias: Any, state: Any, chunk: int, softplus: bool,
     dt_min: float, dt_max: float,
 ) -> Any:  # fmt: skip
-    """x [b, t, h, p], dt [b, t, h], A [h], B and C [b, t, g, n] -> y [b, t, h, p], last state [b, h, p, n], in float32."""
+    """x [b, t, h, p], dt [b, t, h], A [h], B and C [b, t, g, n] -> y [b, t, h, p], last state [b, h, p, n]; float32."""
     dt = _step_size(dt, dt_bias, softplus).clamp(dt_min, dt_max).float()
     groups = x.shape[2] // B.shape[2]
     x, B, C = x.float(), *(v.float().repeat_interleave(groups, dim=2) for v in (B, C))
@@ -222,12 +232,12 @@ def _linear_recurrence_meta(x: Any, gate: Any, state: Any) -> Any:
     return x.new_empty(x.shape), x.new_empty(x[:, 0].shape, dtype=torch.float32)
 
 
-# --- loop nests --------------------------------------------------------------------------------------------------------
+# --- loop nests ----------------------------------------------------------------------------------------------------
 
 
 def _nest(call: Call, dims: dict[str, int], chunks: int, **counts: Any) -> LoopNest:
     """One sequential nest that reads every input and writes every output once; a state that is updated is both."""
-    loop = Loop(call, **dims)
+    loop = Loop(call, dims.items())
     updated = call.args[0] if call.target.overloadpacket is regflat.selective_state_update else None
     for tensor in call.inputs:
         (loop.update if tensor is updated else loop.read)(tensor, distinct=float(tensor.numel()))
@@ -285,7 +295,7 @@ def ssd_scan(call: Call) -> Nests:
 
 @operator(regflat.gated_delta_rule)
 def gated_delta_rule(call: Call) -> Nests:
-    """The chunked form of the delta rule; see the module. Token by token (chunk 1) it is 8 vector operations a point."""
+    """The chunked form of the delta rule; see the module. Token by token (chunk 1): 8 vector operations a point."""
     (b, t, h, p), n = call.args[2].shape, call.args[1].shape[-1]
     chunk = min(int(call.arg("chunk")), t)
     dims = {"b": b, "h": h, "t": t, "n": n, "p": p}
