@@ -24,6 +24,7 @@ TOKENS = 2048
 def counted(model: nn.Module, args: tuple[object, ...], kwargs: dict[str, object]) -> int:
     """What FlopCounterMode says of one forward, with every tensor fake."""
     with FakeTensorMode(allow_non_fake_inputs=True) as mode, torch.no_grad():
+
         def fake(value: object) -> object:
             return mode.from_tensor(value) if isinstance(value, torch.Tensor) else value
 

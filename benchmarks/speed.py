@@ -91,7 +91,8 @@ def main() -> None:
         rows.append((f"build and profile {name}, 2 chips", *median(lambda name=name: largest(name), 3)))
     print(tabulate(rows, ("", "median s", "min s", "max s"), floatfmt=".3f"))
     print(f"profile / FlopCounterMode: {ours / theirs:.2f} (goal: at most 0.5)")
-    print(f"peak resident memory: {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20:.2f} GiB (goal: under 1 GB)")
+    resident = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+    print(f"peak resident memory: {resident:.2f} GiB (goal: under 1 GB)")
 
 
 if __name__ == "__main__":

@@ -49,7 +49,16 @@ def layers(count: int = 3, levels: Sequence[str] = GPU_LEVELS, scale: float = 1.
     """A small decoder: an embedding, `count` layers of attention, norm and MLP, and a head."""
     rows = Part("aten.embedding.default", "model.embed_tokens", 1.0, 0, 0.0, "[128256, 4096] [1, 2048]")
     kernels = [
-        kernel(rows.path, levels, name="gather", parts=(rows,), flops=0, executed_flops=0.0, bound_by="HBM"),
+        kernel(
+            rows.path,
+            levels,
+            name="gather",
+            parts=(rows,),
+            flops=0,
+            executed_flops=0.0,
+            utilization=0.0,
+            bound_by="HBM",
+        ),
     ]
     for i in range(count):
         at = f"model.layers.{i}"

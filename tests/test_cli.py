@@ -64,6 +64,9 @@ def test_main_job(profiler: Profiler) -> None:
                 "chips": ["h100-sxm", "regflat-physical"],
                 "dtype": None,
                 "kv_dtype": None,
+                "weights": None,
+                "activations": None,
+                "routing_skew": 0.0,
                 "strict": False,
                 "trust_remote_code": False,
             },
@@ -76,6 +79,7 @@ def test_main_job(profiler: Profiler) -> None:
 
 def test_every_option_reaches_the_profiler(profiler: Profiler) -> None:
     words = "--phase decode --batch 4 --context 4096 --dtype fp16 --kv-dtype fp8 --strict --trust-remote-code"
+    words += " --weights int4 --activations int8 --routing-skew 0.8"
     assert run("profile", "org/model", *words.split()).exit_code == 0
     _, options = profiler.calls[0]
     assert options == {
@@ -86,6 +90,9 @@ def test_every_option_reaches_the_profiler(profiler: Profiler) -> None:
         "chips": ["h100-sxm"],
         "dtype": "fp16",
         "kv_dtype": "fp8",
+        "weights": "int4",
+        "activations": "int8",
+        "routing_skew": 0.8,
         "strict": True,
         "trust_remote_code": True,
     }

@@ -26,11 +26,14 @@ if TYPE_CHECKING:
     )
     from .hardware.chip import Chip
     from .hardware.library import load as load_chip
+    from .operators.building import Loop, elementwise, matmul, stream
     from .operators.lowering import Lower
-    from .operators.registry import operator
-    from .profiler import Profile, profile, profile_model, profiled
+    from .operators.registry import Call, operator
+    from .profiler import Profile, profile, profile_model, profiled, profiling
+    from .report.files import load as load_result
     from .result import Result
     from .schedule.tile import Tile
+    from .workload import LoopNest, Operand
 
 __version__ = "0.1.0"
 
@@ -38,15 +41,24 @@ __version__ = "0.1.0"
 _PUBLIC = {
     "profile": ("profiler", "profile"),
     "profiled": ("profiler", "profiled"),
+    "profiling": ("profiler", "profiling"),
     "profile_model": ("profiler", "profile_model"),
     "Profile": ("profiler", "Profile"),
     "Result": ("result", "Result"),
     "trace": ("capture.record", "capture"),
     "Lower": ("operators.lowering", "Lower"),
     "operator": ("operators", "operator"),
+    "Call": ("operators", "Call"),
+    "Loop": ("operators.building", "Loop"),
+    "elementwise": ("operators.building", "elementwise"),
+    "matmul": ("operators.building", "matmul"),
+    "stream": ("operators.building", "stream"),
+    "LoopNest": ("workload", "LoopNest"),
+    "Operand": ("workload", "Operand"),
     "Tile": ("schedule.tile", "Tile"),
     "Chip": ("hardware.chip", "Chip"),
     "load_chip": ("hardware.library", "load"),
+    "load_result": ("report.files", "load"),
     "RegflatError": ("errors", "RegflatError"),
     "InputError": ("errors", "InputError"),
     "ChipError": ("errors", "ChipError"),
@@ -58,13 +70,17 @@ _PUBLIC = {
 }
 
 __all__ = [
+    "Call",
     "CapacityError",
     "CaptureError",
     "Chip",
     "ChipError",
     "InputError",
+    "Loop",
+    "LoopNest",
     "Lower",
     "ModelError",
+    "Operand",
     "Profile",
     "RegflatError",
     "Result",
@@ -72,11 +88,16 @@ __all__ = [
     "Tile",
     "UnmodelledError",
     "__version__",
+    "elementwise",
     "load_chip",
+    "load_result",
+    "matmul",
     "operator",
     "profile",
     "profile_model",
     "profiled",
+    "profiling",
+    "stream",
     "trace",
 ]
 

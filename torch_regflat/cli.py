@@ -59,6 +59,15 @@ def _one_sentence(verbose: bool = False) -> Iterator[None]:
 @click.option("--chip", "chips", multiple=True, help="A name that `regflat chips` lists, or a chip file; repeatable.")
 @click.option("--dtype", help="Data type of weights and activations; by default the checkpoint's own.")
 @click.option("--kv-dtype", help="Data type of the KV cache; by default that of the activations.")
+@click.option("--weights", help="Format of linear layers' weights: fp8, mxfp8, int8, int4, mxfp4 or nvfp4.")
+@click.option("--activations", help="Multiply in this format too; by default only the stored weights are narrow.")
+@click.option(
+    "--routing-skew",
+    type=float,
+    default=0.0,
+    show_default=True,
+    help="How unevenly a mixture of experts is used: 0 uniform, 1 Zipf's law.",
+)
 @click.option("--by", type=click.Choice(_GROUPINGS), default="layer", show_default=True, help="A row for each.")
 @click.option("--expand", is_flag=True, help="Show each of the repeated layers.")
 @click.option("--format", "format_", type=click.Choice(_FORMATS), default="table", show_default=True)
@@ -103,6 +112,9 @@ def _profile(model: str, verbose: bool, **options: Any) -> str:
             chips=list(options["chips"]) or ["h100-sxm"],
             dtype=options["dtype"],
             kv_dtype=options["kv_dtype"],
+            weights=options["weights"],
+            activations=options["activations"],
+            routing_skew=options["routing_skew"],
             strict=options["strict"],
             trust_remote_code=options["trust_remote_code"],
         )

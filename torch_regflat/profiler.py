@@ -1,8 +1,9 @@
-"""The one place that joins the stages: capture → lower → schedule → result, and the three ways in.
+"""The one place that joins the stages: capture → lower → schedule → result, and the ways in.
 
 regflat.profile(model, args, kwargs, chip="h100-sxm")     # a module or function and its inputs
 regflat.profile_model("llama-3-8b", phase="decode")       # a Hugging Face model by name, folder or hub id
 @regflat.profiled(chip="regflat-physical")                # as torch.compile is used; still computes
+with regflat.profiling(chip="h100-sxm") as p: ...         # around ordinary eager code
 """
 
 from __future__ import annotations
@@ -18,9 +19,14 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import fx, nn
+from torch.export import ExportedProgram
 
 from . import __version__
+from ._profiling import Profiling
+from .capture import graphs
+from .capture._torch_private import eager
 from .capture.hints import Hints
+from .capture.live import LiveRecorder
 from .capture.model_inputs import describe as describe_inputs
 from .capture.record import capture
 from .cost import MODEL_VERSION
@@ -29,11 +35,15 @@ from .hardware.chip import Chip
 from .hardware.library import load
 from .hardware.software import for_chip
 from .operators.lowering import workload as make_workload
+from .operators.shapes import checked_skew
+from .quantized import arithmetic, format_of, quantized
 from .report import files, text
-from .result import ChipResult, Coverage, Result, Total
+from .result import ChipResult, Coverage, Elasticity, Explanation, Result, Total
+from .schedule.explain import explain
 from .schedule.fit import fit as does_it_fit
 from .schedule.kernels import form_kernels
-from .schedule.run import check_dtypes, run
+from .schedule.run import check_dtypes, coverage, main_dtype, run
+from .schedule.sensitivity import Sensitivity
 from .schedule.tile import annotate
 from .workload import Workload, with_kv_bits
 
@@ -55,6 +65,7 @@ class Profile:
     result: Result
     graph: fx.GraphModule = field(repr=False)
     workload: Workload = field(repr=False)
+    hardware: tuple[Chip, ...] = field(repr=False)
 
     def __getitem__(self, chip: str) -> ChipResult:
         for found in self.result.chips:
@@ -74,6 +85,23 @@ class Profile:
     def coverage(self) -> Coverage:
         return self.result.chips[0].coverage
 
+    def sensitivity(self, chip: str | None = None, *, remap: bool = False) -> list[Elasticity]:
+        """What 1 % more of each number of a chip (the first, unless named) does to latency and energy, in %.
+
+        Mappings are held fixed; `remap` also searches again with 10 % less and more, where it matters.
+        """
+        found = self._chip(chip)
+        return Sensitivity(self.workload, form_kernels(self.workload), found, for_chip(found)).elasticities(remap)
+
+    def explain(self, path: str, chip: str | None = None, *, losers: int = 5) -> list[Explanation]:
+        """Why the kernels of the module at `path` run as they do on a chip (the first, unless named)."""
+        found = self._chip(chip)
+        return explain(self.workload, form_kernels(self.workload), found, for_chip(found), path, losers)
+
+    def _chip(self, name: str | None) -> Chip:
+        self[name or self.hardware[0].name]
+        return next(chip for chip in self.hardware if name in (None, chip.name))
+
     def table(self, **options: Any) -> str:
         """The report as text; options as of `regflat profile` (`by`, `expand`, `sort_by`, `row_limit`)."""
         return text.render(self.result, **options)
@@ -90,29 +118,42 @@ class Profile:
 
 
 def profile(
-    model: nn.Module | Callable[..., Any],
-    args: Any = (),
+    model: nn.Module | Callable[..., Any] | ExportedProgram,
+    args: Any = None,
     kwargs: dict[str, Any] | None = None,
     *,
     chip: ChipLike | Sequence[ChipLike] = DEFAULT_CHIP,
     strict: bool = False,
     name: str | None = None,
+    weights: str | None = None,
+    activations: str | None = None,
+    routing_skew: float = 0.0,
     hints: Hints | None = None,
 ) -> Profile:
     """Profile one call of a module or function on one or more chips. Nothing is computed; meta tensors suffice.
 
-    `args` is the tuple of positional inputs (a lone tensor is taken as the only one). With `strict`, an operation
-    without a formula (`UnmodelledError`) or a model that does not fit (`CapacityError`) is refused. Raises
+    `args` is the tuple of positional inputs (a lone tensor is taken as the only one). An `fx.GraphModule` is run node
+    by node; so is an `ExportedProgram`, on its own example inputs where neither `args` nor `kwargs` is given. With
+    `strict`, an operation without a formula (`UnmodelledError`) or a model that does not fit (`CapacityError`) is
+    refused. `weights` and `activations` price linear layers in a quantised format (fp8, mxfp8, int8, int4, mxfp4,
+    nvfp4), `routing_skew` a mixture of experts whose experts are not equally popular (0 uniform, 1 Zipf's law). Raises
     `CaptureError` when the model cannot be run on meta tensors, `ChipError` for an unknown chip.
     """
-    if not callable(model):
-        raise InputError(f"profile() takes a module or a function, found {type(model).__name__}")
     chips = _load(chip)
-    args = (args,) if isinstance(args, torch.Tensor) else tuple(args)
+    changes = _Changes(weights=weights, activations=activations, routing_skew=checked_skew(routing_skew)).checked()
+    model = eager(model)
+    if isinstance(model, ExportedProgram):
+        name = name or graphs.title(model)
+        model, args = graphs.exported(model, args, kwargs)
+        kwargs = None
+    if not callable(model):
+        found = f"the name {model!r}; profile_model() takes names" if isinstance(model, str) else type(model).__name__
+        raise InputError(f"profile() takes a module, a function, a GraphModule or an ExportedProgram, found {found}")
+    args = (args,) if isinstance(args, torch.Tensor) else tuple(args or ())
     label = name or str(getattr(model, "__qualname__", type(model).__name__))
     with _guard():
         graph = capture(model, args, kwargs, hints=hints)
-        return _finish(graph, chips, strict, _Labels(model=label, phase="forward"), _module_bytes(model))
+        return _finish(graph, chips, strict, _Labels(model=label, phase="forward"), _module_bytes(model), changes)
 
 
 def profile_model(
@@ -127,15 +168,20 @@ def profile_model(
     kv_dtype: str | None = None,
     strict: bool = False,
     trust_remote_code: bool = False,
+    weights: str | None = None,
+    activations: str | None = None,
+    routing_skew: float = 0.0,
     hints: Hints | None = None,
 ) -> Profile:
     """Profile a model by shipped name, folder with a `config.json`, hub id or `module:factory`, in one phase.
 
     `seq_len` is the number of new tokens of a prefill, `context` the tokens already cached for a decode step.
+    `weights`, `activations` and `routing_skew` are as of `profile`.
     """
     from .capture.huggingface import prepare
 
     loaded = _load(chips)
+    changes = _Changes(weights=weights, activations=activations, routing_skew=checked_skew(routing_skew)).checked()
     with _guard():
         ready = prepare(
             spec,
@@ -158,7 +204,8 @@ def profile_model(
             context=ready.context,
             notes=ready.notes,
         )
-        return _finish(graph, loaded, strict, labels, _module_bytes(ready.model), ready.kv_bits)
+        changes = replace(changes, kv_bits=ready.kv_bits)
+        return _finish(graph, loaded, strict, labels, _module_bytes(ready.model), changes)
 
 
 def _capture_prepared(ready: Prepared, hints: Hints | None) -> tuple[fx.GraphModule, Prepared]:
@@ -182,6 +229,9 @@ def profiled(
     *,
     chip: ChipLike | Sequence[ChipLike] = DEFAULT_CHIP,
     strict: bool = False,
+    weights: str | None = None,
+    activations: str | None = None,
+    routing_skew: float = 0.0,
 ) -> Any:
     """Profile a function, method or module once per input signature, as it is called; it still computes.
 
@@ -190,10 +240,44 @@ def profiled(
     """
     from ._profiled import wrap
 
-    options = {"chip": chip, "strict": strict}
+    changed = {"weights": weights, "activations": activations, "routing_skew": routing_skew}
+    options = {"chip": chip, "strict": strict, **changed}
     if target is None:
         return lambda inner: wrap(inner, options)
     return wrap(target, options)
+
+
+def profiling(
+    model: nn.Module | None = None,
+    *,
+    chip: ChipLike | Sequence[ChipLike] = DEFAULT_CHIP,
+    strict: bool = False,
+    name: str | None = None,
+) -> Profiling:
+    """Profile what ordinary eager code in a `with` block does, while it does it; results are its own.
+
+    Forward, backward and optimizer steps are recorded as they run. Module paths start at `model` where it is given,
+    else at the class of each module called. `.profile` of what `as` names is there after the block.
+    """
+    check_chips(chip)
+    return Profiling({"chip": chip, "strict": strict}, model, name)
+
+
+def profile_recorded(
+    recorder: LiveRecorder,
+    *,
+    chip: ChipLike | Sequence[ChipLike] = DEFAULT_CHIP,
+    strict: bool = False,
+    name: str,
+    phase: str,
+    notes: tuple[str, ...] = (),
+) -> Profile:
+    """The profile of what a recorder has recorded so far."""
+    if not any(node.op == "call_function" for node in recorder.nodes):
+        raise CaptureError(f"{name}: nothing was recorded, for no operator of torch ran")
+    graph = recorder.graph_so_far()
+    labels = _Labels(model=name, phase=phase, notes=notes)
+    return _finish(graph, _load(chip), strict, labels, _modules_bytes(recorder.modules()), _Changes())
 
 
 @dataclass(frozen=True)
@@ -208,18 +292,48 @@ class _Labels:
     notes: tuple[str, ...] = ()
 
 
+@dataclass(frozen=True)
+class _Changes:
+    """What is priced otherwise than the model is written: stored formats, and how uneven routing is."""
+
+    weights: str | None = None
+    activations: str | None = None
+    kv_bits: int | None = None
+    routing_skew: float = 0.0
+
+    def checked(self) -> _Changes:
+        """Refuse what makes no sense before the model is captured."""
+        if self.weights is None:
+            if self.activations is not None:
+                raise InputError(f"activations in {self.activations} need weights in a format too; give weights")
+            return self
+        stored = format_of(self.weights, "weights")
+        if self.activations is not None:
+            arithmetic(stored, format_of(self.activations, "activations"))
+        return self
+
+
 def _finish(
     graph: fx.GraphModule,
     chips: list[Chip],
     strict: bool,
     labels: _Labels,
     weights_bytes: int | None,
-    kv_bits: int | None = None,
+    changes: _Changes,
 ) -> Profile:
     """Everything after capture, the same for every door."""
-    work = make_workload(graph, name=labels.model, phase=labels.phase)
-    if kv_bits is not None:
-        work = with_kv_bits(work, kv_bits)
+    work = make_workload(graph, labels.model, labels.phase, changes.routing_skew)
+    notes = (*labels.notes, *graph.meta.get("notes", ()))
+    if changes.routing_skew:
+        notes = (*notes, f"experts are picked unevenly, with a routing skew of {changes.routing_skew:g}")
+    if changes.kv_bits is not None:
+        work = with_kv_bits(work, changes.kv_bits)
+    if changes.weights is not None:
+        narrow = quantized(work, changes.weights, changes.activations)
+        work, notes = narrow.workload, (*notes, *narrow.notes)
+        weights_bytes = None if weights_bytes is None else weights_bytes - narrow.saved_bytes
+    if strict:
+        _refuse_unmodelled(labels.model, work)
     kernels = form_kernels(work)
     results = []
     for chip in chips:
@@ -233,35 +347,39 @@ def _finish(
             )
         results.append(run(work, kernels, chip, for_chip(chip), fits))
         annotate(graph, kernels, results[-1])
-    if strict and results and results[0].coverage.unmodelled:
-        listed = ", ".join(f"{op} ({share:.2%} of bytes)" for op, share in results[0].coverage.unmodelled.items())
-        raise UnmodelledError(
-            f"{labels.model} has operations without a formula: {listed}; give them one with @regflat.operator, "
-            "or drop --strict to price them by their traffic"
-        )
     return Profile(
         result=Result(
             model=labels.model,
             phase=labels.phase,
             chips=tuple(results),
             inputs=labels.inputs,
-            dtype=labels.dtype,
+            dtype=labels.dtype or main_dtype(work),
             batch=labels.batch,
             seq_len=labels.seq_len,
             context=labels.context,
             model_version=MODEL_VERSION,
             versions=_versions(),
-            notes=(*labels.notes, *_assumptions(graph)),
+            notes=notes,
         ),
         graph=graph,
         workload=work,
+        hardware=tuple(chips),
     )
 
 
-def _assumptions(graph: fx.GraphModule) -> tuple[str, ...]:
-    """What capture took for granted."""
-    names: tuple[str, ...] = graph.meta.get("assumed", ())
-    return tuple(f"{name} has no values; taken as all ones (no padding)" for name in names)
+def _refuse_unmodelled(model: str, work: Workload) -> None:
+    unknown = coverage(work).unmodelled
+    if unknown:
+        listed = ", ".join(f"{op} ({share:.2%} of bytes)" for op, share in unknown.items())
+        raise UnmodelledError(
+            f"{model} has operations without a formula: {listed}; give them one with @regflat.operator, "
+            "or drop strict to price them by their traffic"
+        )
+
+
+def check_chips(chips: ChipLike | Sequence[ChipLike]) -> None:
+    """Refuse unknown chips before anything is recorded for them."""
+    _load(chips)
 
 
 def _load(chips: ChipLike | Sequence[ChipLike]) -> list[Chip]:
@@ -273,13 +391,15 @@ def _load(chips: ChipLike | Sequence[ChipLike]) -> list[Chip]:
 
 def _module_bytes(model: Any) -> int | None:
     """Bytes of all parameters and buffers of a module, each storage once; None for a function."""
-    if not isinstance(model, nn.Module):
-        return None
+    return _modules_bytes([model]) if isinstance(model, nn.Module) else None
+
+
+def _modules_bytes(modules: list[nn.Module]) -> int | None:
     seen: dict[int, int] = {}
-    for tensor in (*model.parameters(), *model.buffers()):
+    for tensor in (tensor for model in modules for tensor in (*model.parameters(), *model.buffers())):
         storage = tensor.untyped_storage()
         seen[storage._cdata] = storage.nbytes()
-    return sum(seen.values())
+    return sum(seen.values()) if modules else None
 
 
 def _versions() -> dict[str, str]:

@@ -176,6 +176,73 @@ class ChipResult:
 
 
 @dataclass(frozen=True, slots=True)
+class OperandUse:
+    """An operand of an explained kernel: bytes touched at least, bytes of one tile, bytes from external memory."""
+
+    role: str
+    access: str
+    axes: str
+    footprint_bytes: float
+    tile_bytes: float
+    external_bytes: float
+
+
+@dataclass(frozen=True, slots=True)
+class Alternative:
+    """A legal mapping that lost, with what it would have cost."""
+
+    mapping: str
+    latency_s: float
+    energy_j: float
+    bound_by: str
+
+
+@dataclass(frozen=True, slots=True)
+class Explanation:
+    """Why one kernel is run as it is on one chip. `rejected` counts candidates by the level they did not fit."""
+
+    chip: str
+    path: str
+    kernel: str
+    operations: tuple[str, ...]
+    sizes: dict[str, int]
+    loops: tuple[str, ...]
+    operands: tuple[OperandUse, ...]
+    busy_s: dict[str, float]
+    latency_s: float
+    energy_j: float
+    bound_by: str
+    mapping: str
+    alternatives: tuple[Alternative, ...]
+    candidates: int
+    legal: int
+    rejected: dict[str, int]
+
+
+@dataclass(frozen=True, slots=True)
+class Elasticity:
+    """What 1 % more of one number of a chip does, in %: -0.8 means 0.8 % less.
+
+    `latency` and `energy` hold the mappings fixed. `remapped` are the latency elasticities found by searching again
+    with 10 % less and 10 % more; None where that was not asked for. `layers` splits `latency` by layer.
+    """
+
+    parameter: str
+    kind: Literal["rate", "time", "energy"]
+    latency: float
+    energy: float
+    remapped: tuple[float, float] | None = None
+    layers: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def misleads(self) -> bool:
+        """Whether a fixed mapping says something else than a new search: by over 0.1 and a quarter."""
+        if self.remapped is None:
+            return False
+        return any(abs(r - self.latency) > max(0.1, 0.25 * abs(self.latency)) for r in self.remapped)
+
+
+@dataclass(frozen=True, slots=True)
 class Result:
     """A profile of one model and phase on one or more chips."""
 

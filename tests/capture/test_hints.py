@@ -121,7 +121,7 @@ def test_an_attention_mask_without_values_masks_nothing_and_that_is_said() -> No
 def test_real_masks_are_read() -> None:
     graph = capture(masked, (META, torch.tensor([[1, 1, 0, 0]])))
     assert "aten.mul.Tensor" in {str(n.target) for n in graph.graph.nodes}
-    assert graph.meta["assumed"] == ()
+    assert graph.meta["notes"] == ()
 
 
 class Block(nn.Module):

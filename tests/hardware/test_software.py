@@ -62,7 +62,6 @@ def changed(**changes: Any) -> str:
 def test_bad_files(tmp_path: Path) -> None:
     share = {"value": 1.5, "unit": "1", "source": "made up", "kind": "fit"}
     assert changed(issue_efficiency=share) == "mine.toml: issue_efficiency: 1.5 is too large; it must be at most 1"
-    assert changed(overlap_exponent=None) == 'mine.toml: overlap = "soft" needs overlap_exponent'
     assert changed(colour=1).startswith("mine.toml: colour: unknown key")
     menu = {"tiles": [[0, 128]], "source": "made up", "kind": "fit"}
     assert changed(menu=menu) == "mine.toml: menu.tiles: 0 is not a size; sizes are whole numbers from 1 on"

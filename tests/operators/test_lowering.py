@@ -126,7 +126,7 @@ def test_a_second_formula_is_refused() -> None:
         return None
 
     operator(target)(formula)
-    with pytest.raises(InputError, match=r"regflat_tests\.twice\.default already has a formula.*can have only one"):
+    with pytest.raises(InputError, match=r"regflat_tests::twice.default already has a formula.*can have only one"):
         operator(target)(formula)
     assert lower_call(target, (x(8),), {}, x(8)).modelled
 

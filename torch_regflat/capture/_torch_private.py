@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import functools
+import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
+from importlib.metadata import entry_points
 from typing import Any, Protocol
 
 import torch
 from torch._subclasses.fake_tensor import DataDependentOutputException, DynamicOutputShapeException
 from torch.fx._lazy_graph_module import _use_lazy_graph_module
+from torch.multiprocessing.reductions import StorageWeakRef
 from torch.nn.modules import module as _nn_module
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode as TorchDispatchMode
@@ -121,6 +125,47 @@ DYNAMIC_SHAPE: tuple[type[Exception], ...] = (DynamicOutputShapeException, DataD
 """What meta kernels raise when the shape of a result depends on values."""
 
 
+def as_written(fn: Callable[..., Any]) -> Callable[..., Any]:
+    """What was given to `torch.compile`, if `fn` came out of it."""
+    if isinstance(fn, torch.nn.Module):
+        inner: Any = fn.__dict__["_modules"].get("_orig_mod", fn) if "_modules" in fn.__dict__ else fn
+    else:
+        inner = getattr(fn, "_torchdynamo_orig_callable", fn)
+    return inner if callable(inner) else fn
+
+
+def run_on_meta(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """Run an operator on meta tensors; where torch's own shapes-only version refuses what its kernels do, ours."""
+    if func is torch.ops.aten._grouped_mm.default and args[0].dtype != torch.bfloat16:
+        return _grouped_mm_on_meta(*args, **kwargs)
+    return func(*args, **kwargs)
+
+
+def _grouped_mm_on_meta(
+    a: torch.Tensor, b: torch.Tensor, offs: torch.Tensor | None = None, bias: Any = None, out_dtype: Any = None
+) -> torch.Tensor:
+    """The result of a grouped product; torch 2.13's own meta version takes bfloat16 only, the CPU kernel any."""
+    groups = (a.shape[0],) if a.dim() == b.dim() == 3 else (offs.numel(),) if offs is not None and a.dim() == 2 else ()
+    groups = groups if a.dim() == b.dim() else ()
+    return torch.empty(*groups, a.shape[-2], b.shape[-1], dtype=out_dtype or a.dtype, device="meta")
+
+
+def is_higher_order(func: Any) -> bool:
+    """Whether an operator takes functions."""
+    return isinstance(func, torch._ops.HigherOrderOperator)
+
+
+def eager_kernel(op: Any) -> Callable[..., Any] | None:
+    """What torch runs for a higher-order operator when nothing traces it."""
+    keys = (torch._C.DispatchKey.CompositeExplicitAutograd, torch._C.DispatchKey.CPU)
+    return next((op.py_kernels[key] for key in keys if key in op.py_kernels), None)
+
+
+def is_nested_scan(combine_fn: Any) -> bool:
+    """Whether this is a user's `combine_fn` as `scan` wraps it, which returns a pair of trees."""
+    return getattr(getattr(combine_fn, "func", None), "__name__", "") == "wrap_combine_fn_flat"
+
+
 class Handler(Protocol):
     """What a recorder offers to the calls that are intercepted for it."""
 
@@ -129,6 +174,11 @@ class Handler(Protocol):
     ) -> Any: ...
 
     def values_of(self, tensor: torch.Tensor, asked: str) -> torch.Tensor: ...
+
+    @property
+    def computes(self) -> bool:
+        """Whether the code it records runs for real, so that only module calls are of interest."""
+        ...
 
 
 class _Handlers(threading.local):
@@ -163,12 +213,194 @@ def intercepted(handler: Handler) -> Iterator[None]:
                 _uninstall()
 
 
+_weak_storage: Any = StorageWeakRef
+
+
+def active_handler() -> Handler | None:
+    """The innermost recorder of this thread."""
+    return _handlers.stack[-1] if _handlers.stack else None
+
+
+class StorageReference:
+    """A weak reference to a tensor's storage; while it is held the storage's address means no other storage."""
+
+    def __init__(self, tensor: torch.Tensor) -> None:
+        self._reference: Any = _weak_storage(tensor.untyped_storage())
+
+    def expired(self) -> bool:
+        """Whether nothing holds the memory any more."""
+        return bool(self._reference.expired())
+
+
+def autograd_node() -> Any:
+    """The backward node whose operators are running in this thread, None outside of a backward pass."""
+    return torch._C._current_autograd_node()
+
+
+def next_sequence_number() -> int:
+    """The number that autograd will give to the next node it makes in this thread."""
+    number: int = torch._C._autograd._get_sequence_nr()
+    return number
+
+
+class _WholeOperators(TorchFunctionMode):
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if torch.is_grad_enabled() or func not in _composites():
+            return func(*args, **(kwargs or {}))
+        with torch._C._AutoDispatchBelowAutograd():
+            return func(*args, **(kwargs or {}))
+
+
+def whole_operators() -> AbstractContextManager[Any]:
+    """Within this, where gradients are off, composite operators (linear, attention, norms) reach dispatch modes whole.
+
+    In inference mode they do by themselves; under `no_grad` autograd's kernels would take them apart.
+    """
+    return _WholeOperators()
+
+
+@functools.cache
+def _composites() -> frozenset[Any]:
+    """The public functions of `torch.nn.functional`, and those beside them that are made of several operators."""
+    functional = torch.nn.functional
+    found = {value for name, value in vars(functional).items() if callable(value) and not name.startswith("_")}
+    found |= {value for name, value in vars(torch._C._nn).items() if callable(value) and not name.startswith("_")}
+    for name in _COMPOSITE_NAMES.split():
+        found |= {getattr(owner, name) for owner in (torch, torch.Tensor) if hasattr(owner, name)}
+    return frozenset(found)
+
+
+_COMPOSITE_NAMES = """
+    conv1d conv2d conv3d conv_transpose1d conv_transpose2d conv_transpose3d layer_norm rms_norm group_norm instance_norm
+    batch_norm lstm gru rnn_tanh rnn_relu lstm_cell gru_cell rnn_tanh_cell rnn_relu_cell matmul __matmul__ __rmatmul__
+    einsum tensordot inner bilinear softmax log_softmax embedding embedding_bag max_pool1d max_pool2d max_pool3d
+    adaptive_avg_pool1d pixel_shuffle pixel_unshuffle dropout
+"""
+
+
+def aot_compiled(
+    graph: torch.fx.GraphModule,
+    example_inputs: Sequence[Any],
+    forward: Callable[..., Callable[..., Any]],
+    backward: Callable[..., Callable[..., Any]],
+) -> Callable[..., Any]:
+    """A differentiable callable of a Dynamo graph; `forward` and `backward` make those of AOTAutograd's two graphs.
+
+    The partition is the plain one: backward reads what forward saved, as in eager mode, and recomputes nothing.
+    """
+    from torch._dynamo.backends.common import aot_autograd
+    from torch._functorch._aot_autograd.utils import make_boxed_func
+    from torch._functorch.partitioners import default_partition
+
+    compiler = aot_autograd(
+        fw_compiler=lambda inner, inputs: make_boxed_func(forward(inner, inputs)),
+        bw_compiler=lambda inner, inputs: make_boxed_func(backward(inner, inputs)),
+        inference_compiler=lambda inner, inputs: make_boxed_func(forward(inner, inputs)),
+        partition_fn=default_partition,
+    )
+    made: Callable[..., Any] = compiler(graph, example_inputs)
+    return made
+
+
+def register_compile_backend(function: Callable[..., Any], name: str) -> None:
+    """Make `torch.compile(backend=name)` find `function`, unless an installed entry point does that already."""
+    from torch._dynamo.backends import registry
+
+    # torch registers what an entry point loads itself, and refuses a name that is there before.
+    if not entry_points(group="torch_dynamo_backends", name=name) and name not in registry._COMPILER_FNS:
+        registry.register_backend(function, name=name)
+
+
+def eager(model: Any) -> Any:
+    """What `torch.compile` was given, where `model` is what it made of it."""
+    if isinstance(model, torch.nn.Module):
+        return vars(model)["_modules"].get("_orig_mod", model) if type(model).__name__ == "OptimizedModule" else model
+    return getattr(model, "_torchdynamo_orig_callable", model)
+
+
+def break_reason(graph: torch.fx.GraphModule) -> tuple[str, str] | None:
+    """Why Dynamo ended this graph and where (`file:line`), None where it simply ended."""
+    reason = getattr(graph, "compile_subgraph_reason", None)
+    if reason is None or not reason.graph_break:
+        return None
+    frames = list(reason.user_stack or ())
+    return str(reason.reason), f"{frames[-1].filename}:{frames[-1].lineno}" if frames else ""
+
+
+def skipped_frames() -> Counter[str]:
+    """Why Dynamo ran frames as they are, and how often, since the process began or its counters were cleared."""
+    from torch._dynamo.utils import counters
+
+    return Counter(counters["unimplemented"])
+
+
+def parameter_names(graph: torch.fx.GraphModule) -> list[str | None]:
+    """For each placeholder of a Dynamo graph the state-dict name of the parameter or buffer it is, None for inputs."""
+    known = graph.meta.get("dynamo_flat_name_to_original_fqn", {})
+    found: list[str | None] = []
+    for node in graph.graph.nodes:
+        if node.op == "placeholder":
+            source = getattr(node, "_dynamo_source", None)
+            guard = source.guard_source if source is not None else None
+            is_state = guard is not None and (guard.is_unspecialized_nn_module() or guard.is_specialized_nn_module())
+            name = known.get(str(node.target)) or (source.name if source is not None else "")
+            found.append(str(name() if callable(name) else name) if is_state else None)
+    return found
+
+
+def is_pytree_graph(graph: torch.fx.Graph) -> bool:
+    """Whether the placeholders of a graph are the leaves of its arguments, as torch.export makes it."""
+    return isinstance(graph._codegen, torch.fx.graph._PyTreeCodeGen)
+
+
 def _install() -> None:
     _replace(torch.nn.Module, "__call__", _module_call)
     for name in ("tolist", "numpy", "__array__"):
         _replace(torch.Tensor, name, _value_method)
     for owner, name in ((torch, "tensor"), (torch, "as_tensor"), (torch.Tensor, "new_tensor")):
         _replace(owner, name, _keeps_data)
+    _replace(torch, "compile", _uncompiled)
+    _install_flex_attention()
+
+
+def _uncompiled(name: str, original: Callable[..., Any]) -> Callable[..., Any]:
+    # Eager `cond`, `scan` and `flex_attention` compile themselves, and the compiler would trace the recorder.
+    def compile_(model: Any = None, **options: Any) -> Any:
+        if not _handlers.stack:
+            return original(model, **options)
+        return model if model is not None else lambda inner: inner
+
+    return compile_
+
+
+def _install_flex_attention() -> None:
+    """Let `flex_attention` take meta tensors, with a BlockMask on the CPU beside them."""
+    module: Any = sys.modules.get("torch.nn.attention.flex_attention")
+    if module is None:
+        return
+    flag = "_FLEX_ATTENTION_DISABLE_COMPILE_DEBUG"  # else it warns that it is not compiled
+    if hasattr(module, flag):
+        _originals[(module, flag)] = getattr(module, flag)
+        setattr(module, flag, True)
+    if hasattr(module, "_validate_device"):
+        _replace(module, "_validate_device", _unless_recording)
+    _originals[(module.BlockMask, "kv_num_blocks")] = module.BlockMask.__dict__.get("kv_num_blocks", _INHERITED)
+    module.BlockMask.kv_num_blocks = property(_block_counts, _set_block_counts)
+
+
+def _unless_recording(name: str, original: Callable[..., Any]) -> Callable[..., Any]:
+    return lambda *args, **kwargs: None if _handlers.stack else original(*args, **kwargs)
+
+
+def _block_counts(mask: Any) -> torch.Tensor:
+    counts: torch.Tensor = mask.__dict__["kv_num_blocks"]
+    if _handlers.stack and sys._getframe(1).f_code.co_name == "flex_attention":
+        return torch.empty(0, device="meta")  # it only compares the device with that of the query
+    return counts
+
+
+def _set_block_counts(mask: Any, counts: torch.Tensor) -> None:
+    mask.__dict__["kv_num_blocks"] = counts
 
 
 def _replace(owner: Any, name: str, make: Callable[[str, Callable[..., Any]], Callable[..., Any]]) -> None:
@@ -195,7 +427,10 @@ def _module_call(name: str, original: Callable[..., Any]) -> Callable[..., Any]:
         stack = _handlers.stack
         if not stack:
             return original(self, *args, **kwargs)
-        return stack[-1].call_module(original, self, args, kwargs)
+        # A module that was compiled is recorded as it was written: the compiler would trace the recorder.
+        self = self.__dict__["_modules"].get("_orig_mod", self)
+        run = original if self._compiled_call_impl is None else type(self)._call_impl
+        return stack[-1].call_module(run, self, args, kwargs)
 
     return call
 
@@ -206,7 +441,7 @@ def _value_method(name: str, original: Callable[..., Any]) -> Callable[..., Any]
         stack = _handlers.stack
         if not stack:
             return original(self, *args, **kwargs)
-        if self.device.type == "meta":
+        if not stack[-1].computes and self.device.type == "meta":
             self = stack[-1].values_of(self, name)
         with without_dispatch():
             return original(self, *args, **kwargs)
@@ -217,7 +452,7 @@ def _value_method(name: str, original: Callable[..., Any]) -> Callable[..., Any]
 def _keeps_data(name: str, original: Callable[..., Any]) -> Callable[..., Any]:
     # `torch.tensor([1, 2], device="meta")` drops the numbers; made on the CPU they arrive as a constant.
     def make(*args: Any, **kwargs: Any) -> Any:
-        if not _handlers.stack:
+        if not _handlers.stack or _handlers.stack[-1].computes:
             return original(*args, **kwargs)
         data = args[-1] if name == "new_tensor" else args[0] if args else kwargs.get("data")
         device = args[0].device if name == "new_tensor" else None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 
 import torch
@@ -130,3 +131,24 @@ def safe_answer(frames: int = 12) -> bool | None:
             break
         frame = frame.f_back
     return None
+
+
+def stack_path(node: torch.fx.Node) -> str | None:
+    """The dotted path of the innermost module in a node's `nn_module_stack`, None where it has none.
+
+    torch.export writes `layers.0.mlp`; Dynamo writes `L['self'].layers.0.mlp` or `L['self']._modules['layers']`, with
+    the name of the local variable that held the module.
+    """
+    stack = node.meta.get("nn_module_stack") or node.meta.get("fwd_nn_module_stack")
+    if not stack:
+        return None
+    innermost = list(stack.values())[-1]
+    return plain_path(str(innermost[0] if isinstance(innermost, tuple) else innermost))
+
+
+def plain_path(path: str) -> str:
+    """`layers.0.mlp` for `L['self']._modules['layers']._modules['0'].mlp` and the like."""
+    path = re.sub(r"^[LG]\[(['\"])\w+\1\]\.?", "", path)
+    path = re.sub(r"\.?_(modules|parameters|buffers)(?=\[)", "", path)
+    path = re.sub(r"\[(['\"]?)([^\]'\"]+)\1\]", r".\2", path)
+    return re.sub(r"@\d+$", "", path).removeprefix(".")

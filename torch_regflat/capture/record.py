@@ -15,10 +15,12 @@ from typing import Any
 
 import torch
 from torch.fx import GraphModule
+from torch.nn.parameter import UninitializedParameter
 
 from ..errors import CaptureError, RegflatError
 from . import state
-from ._torch_private import intercepted
+from ._torch_private import as_written, intercepted
+from .graphs import as_callable
 from .hints import Hints
 from .inputs import Inputs, home_device
 from .recorder import Recorder
@@ -45,12 +47,12 @@ def capture(
 ) -> GraphModule:
     """Record `fn(*args, **kwargs)` as an fx graph of ATen operators; nothing is computed.
 
-    `fn` is a module, a method or a function. Tensors may be on any device; meta tensors suffice. `kv_cache` holds the
-    objects (caches, tensors, nested) whose tensors are marked as key-value cache; objects among the arguments whose
-    class is called `...Cache` are found by themselves. With `repeats`, layers that are built alike and called alike are
-    run once and copied. `hints` answers questions about values that cannot be worked out, by module path or `file:line`
-    (see `capture.hints`). Placeholders are the tensors of the arguments in order, then those of `kv_cache`; the output
-    is the flat tuple of the tensors in the result.
+    `fn` is a module, a method, a function or a `GraphModule`, which is run node by node. Tensors may be on any device;
+    meta tensors suffice. `kv_cache` holds the objects (caches, tensors, nested) whose tensors are marked as key-value
+    cache; objects among the arguments whose class is called `...Cache` are found by themselves. With `repeats`, layers
+    that are built alike and called alike are run once and copied. `hints` answers questions about values that cannot be
+    worked out, by module path or `file:line` (see `capture.hints`). Placeholders are the tensors of the arguments in
+    order, then those of `kv_cache`; the output is the flat tuple of the tensors in the result.
     """
     return capture_with_result(fn, args, kwargs, repeats=repeats, kv_cache=kv_cache, hints=hints).graph
 
@@ -71,11 +73,23 @@ def capture_with_result(
     """
     if not callable(fn):
         raise CaptureError(f"a {type(fn).__name__} cannot be captured; pass a module or a function")
+    fn = as_written(fn)
+    if isinstance(fn, torch.nn.Module):
+        _refuse_lazy(fn)
     try:
         return _Run(fn, args, kwargs or {}, kv_cache, restore, hints).record(repeats)
     except Leak:
         # A repeated layer left a tensor behind by a way that copying cannot follow, so every layer is run.
         return _Run(fn, args, kwargs or {}, kv_cache, restore, hints).record(False)
+
+
+def _refuse_lazy(module: torch.nn.Module) -> None:
+    for name, parameter in module.named_parameters():
+        if isinstance(parameter, UninitializedParameter):
+            raise CaptureError(
+                f"the parameter {name!r} has no shape yet, as its lazy module has not been run; "
+                "call the model once on real inputs before profiling it"
+            )
 
 
 class _Run:
@@ -92,6 +106,7 @@ class _Run:
     ) -> None:
         self.fn, self.args, self.kwargs, self.kv_cache, self.restore = fn, args, kwargs, kv_cache, restore
         self.hints = hints
+        self.call = as_callable(fn) if isinstance(fn, GraphModule) else fn
         owner = fn if isinstance(fn, torch.nn.Module) else getattr(fn, "__self__", None)
         self.root = owner if isinstance(owner, torch.nn.Module) else None
 
@@ -117,7 +132,7 @@ class _Run:
 
     def _call(self, recorder: Recorder, args: Any, kwargs: Any) -> Any:
         try:
-            return self.fn(*args, **kwargs)
+            return self.call(*args, **kwargs)
         except RegflatError:
             raise
         except Exception as error:

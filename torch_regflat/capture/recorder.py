@@ -13,13 +13,22 @@ import torch
 from torch.fx import Graph, GraphModule, Node
 
 from ..errors import CaptureError
-from . import state
-from ._torch_private import DYNAMIC_SHAPE, OpInfo, TorchDispatchMode, lazy_graph_module, op_info, without_dispatch
+from . import higher_order, state
+from ._torch_private import (
+    DYNAMIC_SHAPE,
+    OpInfo,
+    TorchDispatchMode,
+    is_higher_order,
+    lazy_graph_module,
+    op_info,
+    run_on_meta,
+    without_dispatch,
+)
 from .hints import NOTHING, Hints, Supplied, as_count, as_number, as_tensor
 from .names import Names, attribute_name, readable, safe_answer, user_line
 from .repeats import Repeats
 from .sized import sized
-from .twins import Twins
+from .twins import Twins, no_memory_layout
 from .values import Unknown, Values
 
 _MASK = re.compile(r"(^|_)(attention_mask|pixel_mask)$")
@@ -35,6 +44,9 @@ def _is_masked(indices: Any) -> bool:
 
 class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """The dispatch mode: each operator is run on meta twins and appended to `graph`."""
+
+    computes = False
+    supports_higher_order_operators = True
 
     def __init__(
         self,
@@ -64,6 +76,8 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self.constants: set[Node] = set()
         self._attributes: dict[str, Any] = {}
         self._node_of: dict[int, Node] = {}
+        self.notes: list[str] = []
+        """What a reader of the profile has to know about what was recorded."""
         self._failed: tuple[BaseException, str, torch.nn.Module] | None = None
         for module in self.names.keep:
             saved.module(module)
@@ -76,15 +90,17 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
+        if is_higher_order(func):
+            return higher_order.record(self, func, args, kwargs)
         info = op_info(func)
         if info.metadata and func is not torch.ops.aten.detach_.default:
             self._before_metadata_change(func, args)
         elif func is torch.ops.aten.lift_fresh.default or func is torch.ops.aten.detach_.default:
             return self._fresh(func, args[0])
-        values, node_args = self._split(args)
+        values, node_args = self.split(args)
         node_kwargs: dict[str, Any] = {}
         for key, value in kwargs.items():
-            kwargs[key], node_kwargs[key] = self._split(value)
+            kwargs[key], node_kwargs[key] = self.split(value)
         if info.devices:
             values, node_args = self._place(info, values, node_args, kwargs, node_kwargs)
         if info.returns_value:
@@ -92,22 +108,26 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         out = self._run(func, info, (values, kwargs), (node_args, node_kwargs))
         if not info.writes and isinstance(out, torch.Tensor) and id(out) in self._node_of:
             return self.twins.user(out)  # it did nothing (`to` the same dtype, dropout in eval): no node
-        self._append(func, info, node_args, node_kwargs, out)
+        self.append(func, info, node_args, node_kwargs, out)
         return self._as_users(out)
 
     def _run(self, func: Any, info: OpInfo, actual: tuple[Any, Any], recorded: tuple[Any, Any]) -> Any:
         try:
-            return func(*actual[0], **actual[1])
+            out = run_on_meta(func, *actual)
+            return _as_queries(out, actual[0][0]) if func is _ATTENTION else out
         except Exception as error:
             # Perhaps its shape depends on values: with known values it can be run for real.
             try:
                 real = self.values.run(func, *recorded)
+                self._check_layout(real)
             except Unknown as unknown:
                 if func in _MASKED_WRITES and _is_masked(actual[0][1]):
                     return actual[0][0] if info.writes else torch.empty_like(actual[0][0])
                 if info.data_dependent or isinstance(error, DYNAMIC_SHAPE) or "nonzero" in str(error):
                     return self._of_unknown_size(func, actual, recorded, unknown)
                 raise error from None
+            except CaptureError:
+                raise
             except Exception:
                 raise error from None
             return torch.utils._pytree.tree_map_only(torch.Tensor, self.twins.make, real)
@@ -120,7 +140,7 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         line = user_line()
         hint = self.hints.find(self.stack[-1][0], line)
         if hint is NOTHING:
-            raise self._refusal(f"needs the values of a tensor ({func})", unknown)
+            raise self.refusal(f"needs the values of a tensor ({func})", unknown)
         self.values.asked += 1
         return sized(func, actual, as_count(hint, line))
 
@@ -135,6 +155,10 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
                 found += [column.to("meta") for column in rows.unbind(1)]
         return found
 
+    def _check_layout(self, out: Any) -> None:
+        if isinstance(out, torch.Tensor) and out.layout is not torch.strided:
+            raise CaptureError(f"{self.here()}: {user_line()} makes {no_memory_layout(out)}")
+
     def _answer(self, func: Any, args: Any, kwargs: Any) -> Any:
         try:
             return self.values.run(func, args, kwargs)
@@ -147,7 +171,7 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
             if hint is not NOTHING:
                 self.values.asked += 1
                 return as_number(hint, line)
-            raise self._refusal(f"asks for the value of a tensor ({func})", unknown) from None
+            raise self.refusal(f"asks for the value of a tensor ({func})", unknown) from None
 
     def values_of(self, tensor: torch.Tensor, asked: str) -> torch.Tensor:
         """The real values of a meta tensor, asked for outside any operator (`tolist`, `numpy`)."""
@@ -160,18 +184,28 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
                 if hint is not NOTHING:
                     self.values.asked += 1
                     return as_tensor(hint, tensor, line)
-                raise self._refusal(f"asks for the values of a tensor ({asked})", unknown) from None
+                raise self.refusal(f"asks for the values of a tensor ({asked})", unknown) from None
         return real
 
-    def _refusal(self, does: str, unknown: Unknown) -> CaptureError:
+    def refusal(self, does: str, unknown: Unknown) -> CaptureError:
+        advice = self._advice_for_experts() or unknown.advice
         line = user_line()
         key = self.stack[-1][0] or line.rpartition(os.sep)[2]
         return CaptureError(
-            f"{self.here()}: {line} {does} that depends on {unknown.why}; {unknown.advice}, "
+            f"{self.here()}: {line} {does} that depends on {unknown.why}; {advice}, "
             f"or give the value with hints={{{key!r}: ...}}"
         )
 
-    def _split(self, value: Any) -> tuple[Any, Any]:
+    def _advice_for_experts(self) -> str:
+        """For a loop over the experts that were hit, which transformers can replace by one grouped product."""
+        modules = [module for _, module in self.stack if module is not None]
+        if not modules or not type(modules[-1]).__name__.endswith("Experts"):
+            return ""
+        if not any(hasattr(module, "set_experts_implementation") for module in modules):
+            return ""
+        return "call model.set_experts_implementation('grouped_mm'), whose work needs no values"
+
+    def split(self, value: Any) -> tuple[Any, Any]:
         """An argument as it is run (meta twins) and as it is recorded (nodes)."""
         if isinstance(value, torch.Tensor):
             node = self.node(value)
@@ -179,7 +213,7 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         if isinstance(value, (list, tuple)):
             if not value:
                 return value, value
-            pairs = [self._split(item) for item in value]
+            pairs = [self.split(item) for item in value]
             kind = list if isinstance(value, list) else tuple
             return kind(pair[0] for pair in pairs), kind(pair[1] for pair in pairs)
         return value, value
@@ -212,7 +246,7 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         source = self.constant(tensor)
         info = op_info(torch.ops.aten.lift_fresh_copy.default)
         out = torch.empty_strided(tensor.size(), tensor.stride(), dtype=tensor.dtype, device="meta")
-        self._append(torch.ops.aten.lift_fresh_copy.default, info, (source,), {}, out)
+        self.append(torch.ops.aten.lift_fresh_copy.default, info, (source,), {}, out)
         return out
 
     def _before_metadata_change(self, func: Any, args: Any) -> None:
@@ -227,7 +261,8 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         node.meta["val"] = torch.ops.aten.alias.default(twin)
         self.twins.keep.append(twin)
 
-    def _append(self, func: Any, info: OpInfo, args: Any, kwargs: Any, out: Any) -> Node:
+    def append(self, func: Any, info: OpInfo, args: Any, kwargs: Any, out: Any) -> Node:
+        self._check_layout(out)
         node = self.add(self.graph.call_function(func, args, kwargs), out)
         for position, name in info.writes:
             written = args[position] if position < len(args) else kwargs.get(name)
@@ -393,6 +428,15 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         return readable(*self.stack[-1], self.name)
 
     @contextmanager
+    def at(self, path: str) -> Iterator[None]:
+        """Within this, operators belong to the module of this path."""
+        self.stack.append((path, None))
+        try:
+            yield
+        finally:
+            self.stack.pop()
+
+    @contextmanager
     def paused(self) -> Iterator[None]:
         """Within this, operators run without being recorded."""
         with without_dispatch():
@@ -410,5 +454,26 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
             "storage": tuple(n.meta["storage"] for n in outputs),
         }
         made = lazy_graph_module(self._attributes, self.graph, self.name)
-        made.meta["assumed"] = tuple(self.values.used_assumptions)
+        assumed = (f"{name} has no values; taken as all ones (no padding)" for name in self.values.used_assumptions)
+        made.meta["notes"] = tuple(dict.fromkeys((*self.notes, *assumed)))
         return made
+
+    def note(self, text: str) -> None:
+        """Remember something to be said about the profile, with the module that is running."""
+        self.notes.append(f"{self.here()}: {text}")
+
+
+_ATTENTION = torch.ops.aten.scaled_dot_product_attention.default
+
+
+def _as_queries(out: torch.Tensor, query: torch.Tensor) -> torch.Tensor:
+    """The result of attention in the memory layout of its queries, as the fused kernels write it.
+
+    On meta it comes from plain products, contiguous; models transpose it back, and would seem to copy it each time.
+    """
+    if query.dim() < 3 or out.shape[:-1] != query.shape[:-1]:
+        return out
+    order = sorted(range(out.dim() - 1), key=query.stride, reverse=True)
+    order.append(out.dim() - 1)
+    made = torch.empty([out.shape[d] for d in order], dtype=out.dtype, device="meta")
+    return made.permute([order.index(d) for d in range(out.dim())])

@@ -9,6 +9,7 @@ from torch.fx import Node
 from torch.fx.node import map_arg
 from torch.utils import _pytree as pytree
 
+from ..operators.graph import input_nodes
 from . import state
 from ._torch_private import call_function
 from .effects import CallInputs, Leaf, Made, NewObject, NotRepeatable, Same, Snapshot, Taken, changes
@@ -78,7 +79,7 @@ class Template:
                 found[known] = ("input", at)
         here = set(region)
         for node in self.nodes:
-            for used in node.all_input_nodes:
+            for used in input_nodes(node):
                 if used not in self._inside and used not in found:
                     found[used] = self._source(used, used in here)
         return found

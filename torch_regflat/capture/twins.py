@@ -13,6 +13,11 @@ from ._torch_private import storage_key
 _PLAIN_DISPATCH = torch.Tensor.__torch_dispatch__
 
 
+def has_own_dispatch(kind: type) -> bool:
+    """Whether tensors of this class answer operators themselves, rather than by their memory."""
+    return kind is not torch.Tensor and getattr(kind, "__torch_dispatch__", _PLAIN_DISPATCH) is not _PLAIN_DISPATCH
+
+
 class Twins:
     """Memoised meta twins, and the number of every storage met (`node.meta["storage"]`).
 
@@ -41,12 +46,14 @@ class Twins:
     def make(self, tensor: torch.Tensor) -> torch.Tensor:
         """A new twin of a user's tensor. [same sizes, same strides, shared storage where it was shared]"""
         kind = type(tensor)
-        if kind is not torch.Tensor and getattr(kind, "__torch_dispatch__", _PLAIN_DISPATCH) is not _PLAIN_DISPATCH:
+        if has_own_dispatch(kind):
             raise CaptureError(
                 f"a {kind.__name__} of shape {tuple(tensor.shape)} cannot be captured; "
                 "pass a plain tensor of the same shape (on any device, meta included)"
             )
-        twin = self._strided(tensor) if tensor.layout is torch.strided else torch.empty_like(tensor, device="meta")
+        if tensor.layout is not torch.strided:
+            raise CaptureError(f"found {no_memory_layout(tensor)}")
+        twin = self._strided(tensor)
         self._twins[id(tensor)] = twin
         self.keep.append(tensor)
         self._users[id(twin)] = tensor
@@ -93,6 +100,15 @@ class Twins:
         """Say that the storage of `twin` has this number."""
         self._numbers[storage_key(twin)] = number
         self.keep.append(twin)
+
+
+def no_memory_layout(tensor: torch.Tensor) -> str:
+    """Why a sparse tensor is refused: its memory depends on its values."""
+    layout = str(tensor.layout).removeprefix("torch.")
+    return (
+        f"a tensor of shape {tuple(tensor.shape)} in the layout {layout}, whose size in memory depends on its values; "
+        "only dense tensors are priced, so make it dense (.to_dense())"
+    )
 
 
 def new_storage(nbytes: int) -> torch.UntypedStorage:

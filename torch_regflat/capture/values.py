@@ -14,6 +14,7 @@ import torch
 from torch.fx import Node
 from torch.fx.node import map_arg
 
+from ..operators.graph import input_nodes
 from ._torch_private import op_info
 
 MAX_ELEMENTS = 1 << 22
@@ -77,7 +78,7 @@ class Values:
                 continue
             needed.add(node)
             self._check(node, len(needed))
-            pending += reversed(node.all_input_nodes)
+            pending += reversed(input_nodes(node))
             for number in _numbers(node.meta["storage"]):
                 pending += self.writers.get(number, ())
         self._check_written(needed)

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from ..hardware.chip import dtype_name
+from ..errors import ChipError
+from ..hardware.chip import dtype_bits, dtype_name
 
 if TYPE_CHECKING:
     from ..hardware.chip import Chip, EngineKind
@@ -33,9 +34,8 @@ class LevelTensors:
 class ChipTensors:
     """Chips of one memory system, side by side; every tensor is `[chip, 1, 1]` float64 in SI units.
 
-    `levels` run from the engines outwards and the last is external memory. `matrix_rows`, `matrix_columns` and
-    `matrix_depth` are the native tile of the matrix engine; `vector_rate` and `special_rate` count operations (an
-    FMA is one) of the whole chip a second.
+    `levels` run from the engines outwards and the last is external memory. `vector_rate` and `special_rate` count
+    operations of the whole chip a second (an FMA is one).
     """
 
     names: tuple[str, ...]
@@ -43,15 +43,11 @@ class ChipTensors:
     levels: tuple[LevelTensors, ...]
     clock: Tensor
     cores: Tensor
-    matrix_rows: Tensor
-    matrix_columns: Tensor
-    matrix_depth: Tensor
     vector_rate: Tensor
     special_rate: Tensor
     vector_energy: Tensor
     dynamic_power: Tensor
     static_power: Tensor
-    unattributed_flop: Tensor
     unattributed_vector_flop: Tensor
     unattributed_bit: Tensor
     launch_gap: Tensor
@@ -60,18 +56,27 @@ class ChipTensors:
     prologue: Tensor
     split_cost: Tensor
     l2_efficiency: Tensor
-    feed_cycles: Tensor
-    feeds_registers: Tensor
+    feed_cycles_ratio: Tensor
     residency_share: Tensor
     wave_softness: Tensor
 
 
 @dataclass(frozen=True)
 class RateTensors:
-    """What depends on a kernel's dtype: FLOP/s of the whole chip and J/FLOP, each `[kernel, chip, 1, 1]`."""
+    """What depends on a kernel's dtype, each `[kernel, chip, 1, 1]`.
+
+    `rate` is FLOP/s of the whole chip, `energy` J/FLOP of the datapath, `unattributed` J/FLOP that boards are measured
+    to spend beyond it. `rows`, `columns` and `depth` are the native tile of the engine, and `feeds_registers` is 1
+    where it takes its operands from registers.
+    """
 
     rate: Tensor
     energy: Tensor
+    unattributed: Tensor
+    rows: Tensor
+    columns: Tensor
+    depth: Tensor
+    feeds_registers: Tensor
 
 
 def chip_tensors(chips: list[Chip], software: list[Software]) -> ChipTensors:
@@ -93,7 +98,6 @@ def chip_tensors(chips: list[Chip], software: list[Software]) -> ChipTensors:
                 write_energy=column([level.write_j_per_bit for level in row]),
             )
         )
-    tiles = [_matrix_tile(chip) for chip in chips]
     pairs = list(zip(chips, software, strict=True))
     return ChipTensors(
         names=tuple(chip.name for chip in chips),
@@ -101,15 +105,11 @@ def chip_tensors(chips: list[Chip], software: list[Software]) -> ChipTensors:
         levels=tuple(levels),
         clock=column([chip.clock.value for chip in chips]),
         cores=column([chip.cores.count.value for chip in chips]),
-        matrix_rows=column([float(tile[0]) for tile in tiles]),
-        matrix_columns=column([float(tile[1]) for tile in tiles]),
-        matrix_depth=column([float(tile[2]) for tile in tiles]),
         vector_rate=column([chip.peak_flops("fp32", "vector") / 2.0 for chip in chips]),
         special_rate=column([chip.peak_flops("fp32", "special") for chip in chips]),
         vector_energy=column([_energy(chip, "fp32", "vector") for chip in chips]),
         dynamic_power=column([s.dynamic_power_w(chip) for chip, s in pairs]),
         static_power=column([chip.power.static.value for chip in chips]),
-        unattributed_flop=column([_value(chip.power.unattributed_flop) for chip in chips]),
         unattributed_vector_flop=column([_value(chip.power.unattributed_vector_flop) for chip in chips]),
         unattributed_bit=column([_value(chip.power.unattributed_bit) for chip in chips]),
         launch_gap=column([chip.launch_gap_graph_s * s.launch_ratio.value for chip, s in pairs]),
@@ -118,32 +118,32 @@ def chip_tensors(chips: list[Chip], software: list[Software]) -> ChipTensors:
         prologue=column([chip.seconds(s.prologue) for chip, s in pairs]),
         split_cost=column([chip.seconds(s.split_cost) for chip, s in pairs]),
         l2_efficiency=column([s.l2_efficiency.value for s in software]),
-        feed_cycles=column([s.feed_cycles_ratio.value * _feeds_registers(chip) for chip, s in pairs]),
-        feeds_registers=column([_feeds_registers(chip) for chip in chips]),
+        feed_cycles_ratio=column([s.feed_cycles_ratio.value for s in software]),
         residency_share=column([s.residency_share.value for s in software]),
         wave_softness=column([s.wave_softness.value for s in software]),
     )
 
 
 def rate_tensors(chips: list[Chip], dtypes: list[str]) -> RateTensors:
-    """FLOP/s and J/FLOP of the engine that does each kernel's dtype (a matrix engine if it can)."""
-    rate = [[chip.peak_flops(dtype) for chip in chips] for dtype in dtypes]
-    energy = [[_energy(chip, dtype, None) for chip in chips] for dtype in dtypes]
-    shape = (len(dtypes), len(chips), 1, 1)
-    return RateTensors(
-        torch.tensor(rate, dtype=torch.float64).reshape(shape), torch.tensor(energy, dtype=torch.float64).reshape(shape)
-    )
+    """The engine that does each kernel's dtype on each chip: a matrix engine if one can, else a vector engine."""
+    rows = {dtype: [_engine_numbers(chip, dtype) for chip in chips] for dtype in dict.fromkeys(dtypes)}
+    table = torch.tensor([rows[dtype] for dtype in dtypes], dtype=torch.float64)
+    return RateTensors(*(table[..., i].unsqueeze(-1).unsqueeze(-1) for i in range(table.shape[-1])))
 
 
-def _matrix_tile(chip: Chip) -> tuple[int, int, int]:
-    engine = next((e for e in chip.engines if e.kind == "matrix"), chip.engines[0])
-    return engine.native_tile()
-
-
-def _feeds_registers(chip: Chip) -> float:
-    """1 if the matrix engine takes its operands from registers, 0 if it reads memory itself."""
-    engine = next((e for e in chip.engines if e.kind == "matrix"), None)
-    return float(engine is not None and engine.feed == "registers")
+def _engine_numbers(chip: Chip, dtype: str) -> tuple[float, ...]:
+    """The fields of `RateTensors` for one chip and dtype."""
+    engine = chip.engine_for(dtype)
+    if engine is None:
+        raise ChipError(f"{chip.name} has no engine for {dtype}; it does {', '.join(chip.dtypes)}")
+    if engine.kind == "matrix":
+        # Switching goes with the width of the operands; the measured figure is for 16 bits.
+        extra = _value(chip.power.unattributed_flop) * dtype_bits(dtype) / 16.0
+    else:
+        extra = _value(chip.power.unattributed_vector_flop)
+    m, n, k = engine.native_tile()
+    feeds = float(engine.feed == "registers")
+    return chip.engine_rate(engine, dtype), _energy(chip, dtype, None), extra, float(m), float(n), float(k), feeds
 
 
 def _energy(chip: Chip, dtype: str, kind: EngineKind | None) -> float:

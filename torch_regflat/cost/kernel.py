@@ -27,8 +27,8 @@ class Movement:
 
     `read_bytes` and `write_bytes` run over the chip's levels, nearest the engines first. `core_s` are the seconds each
     on-chip resource needs at the nominal clock, `external_s` those of the external memory, `overhead_s` what cannot
-    overlap with either. `operand_far_bytes` splits the external traffic by operand position. Tensors are kept as small
-    as what they depend on.
+    overlap with either. `operand_far_bytes` splits the external traffic by operand position. `fits` has
+    a check for each on-chip level that can refuse a mapping. Tensors are kept as small as what they depend on.
     """
 
     read_bytes: tuple[Tensor, ...]
@@ -37,7 +37,16 @@ class Movement:
     external_s: Tensor
     overhead_s: Tensor
     operand_far_bytes: tuple[Tensor, ...]
-    legal: Tensor
+    fits: dict[str, Tensor]
+
+    @property
+    def legal(self) -> Tensor:
+        """Mappings that pass every check."""
+        checks = list(self.fits.values())
+        result = checks[0]
+        for check in checks[1:]:
+            result = result & check
+        return result
 
 
 @dataclass(frozen=True)
@@ -71,7 +80,7 @@ def evaluate(move: Movement, kernels: KernelTensors, chip: ChipTensors, rates: R
     vector_flops = kernels.vector_ops + kernels.special_ops
     compute = kernels.work * rates.energy + vector_flops * chip.vector_energy
     far_bits = (move.read_bytes[-1] + move.write_bytes[-1]) * 8.0
-    extra_flop = kernels.work * chip.unattributed_flop + vector_flops * chip.unattributed_vector_flop
+    extra_flop = kernels.work * rates.unattributed + vector_flops * chip.unattributed_vector_flop
     extra_bit = far_bits * chip.unattributed_bit
     core_energy = _total(level_energy[:-1]) + compute + extra_flop
     far_energy = level_energy[-1] + extra_bit

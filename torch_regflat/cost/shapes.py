@@ -9,6 +9,7 @@ heads that share keys, k = keys, and n = 1, because the head size is never tiled
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -155,6 +156,27 @@ class OperandTensors:
     resident: Tensor
     write: Tensor
     leaves: Tensor
+
+    def bytes_of(self, sizes: Sequence[Tensor]) -> Tensor:
+        """Bytes of all points of its own axes, for axis sizes (b, m, n, k)."""
+        return self.elements_of(sizes) * self.point_bytes
+
+    def elements_of(self, sizes: Sequence[Tensor]) -> Tensor:
+        """Points of its own axes, for axis sizes (b, m, n, k)."""
+        total = torch.ones_like(sizes[0])
+        for used, size in zip((self.b, self.m, self.n, self.k), sizes, strict=True):
+            total = total * where_used(used, size)
+        return total
+
+
+def where_used(used: Tensor, count: Tensor) -> Tensor:
+    """`count` where the axis indexes the operand, else 1."""
+    return torch.where(used > 0, count, torch.ones_like(count))
+
+
+def where_lacking(used: Tensor, count: Tensor) -> Tensor:
+    """`count` where the axis does not index the operand, which is then repeated along it; else 1."""
+    return torch.where(used > 0, torch.ones_like(count), count)
 
 
 @dataclass(frozen=True)

@@ -75,6 +75,12 @@ def dtype_name(dtype: str) -> str:
     return _TORCH_DTYPES.get(name, name)
 
 
+def dtype_bits(dtype: str) -> int:
+    """Bits of a number format, by its chip-file or torch name; tf32 counts as the 19 bits it holds."""
+    name = dtype_name(dtype)
+    return 19 if name == "tf32" else int("".join(c for c in name if c.isdigit()) or 16)
+
+
 def _known_dtypes(value: dict[str, Any]) -> dict[str, Any]:
     for name in value:
         if name not in DTYPES:

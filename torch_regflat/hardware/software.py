@@ -58,13 +58,10 @@ class Software(Frozen):
     - `prologue`: once a wave of blocks; `split_cost`: once a kernel that splits k
     - `launch_ratio`: time floor of a small kernel as a multiple of the chip's `launch_gap_graph`
     - `residency_share`: share of the last on-chip level that counts as holding data between kernels
-    - `overlap`: how arithmetic and transfers combine: added, a p-norm with `overlap_exponent`, or the maximum
+    - `overlap`: how arithmetic and transfers combine: "sum", a 4-norm ("soft"), or the maximum ("max")
     - `wave_softness`: 0 rounds waves of blocks up to whole ones, 1 not at all
-    - `energy_clock_exponent`: dynamic power goes with the clock to this power when a power limit lowers it
     - `power_reserve_share`: share of board power not for switching, used when the chip states no `dynamic_share`
-    - `feed_cycles_ratio`, `feed_energy_ratio`: what feeding a matrix engine through registers costs, in clocks of
-      the shared memory and as a factor on energy. The factor is for energies scaled from other chips: a measured
-      `unattributed_flop` of a register-fed chip contains it already
+    - `feed_cycles_ratio`: what feeding a matrix engine through registers costs, in clocks of the shared memory
     """
 
     schema_: Literal[1] = Field(alias="schema")
@@ -80,12 +77,9 @@ class Software(Frozen):
     launch_ratio: Number
     residency_share: Share
     overlap: Literal["sum", "soft", "max"]
-    overlap_exponent: Positive | None = None
     wave_softness: Share
-    energy_clock_exponent: Positive
     power_reserve_share: Share
     feed_cycles_ratio: Number
-    feed_energy_ratio: Positive
     sources: dict[str, str] = Field(default_factory=dict)
 
     @classmethod
@@ -98,8 +92,6 @@ class Software(Frozen):
 
     @model_validator(mode="after")
     def _consistent(self) -> Software:
-        if self.overlap == "soft" and self.overlap_exponent is None:
-            raise ValueError('overlap = "soft" needs overlap_exponent')
         check_sources(self, self.sources)
         if self.menu.source not in self.sources and " " not in self.menu.source:
             raise ValueError(f"menu: source {self.menu.source!r} is not a key of [sources]")

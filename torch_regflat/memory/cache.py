@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ..cost.chip_tensors import ChipTensors, RateTensors
 from ..cost.kernel import Movement
-from ..cost.shapes import KernelTensors, OperandTensors
+from ..cost.shapes import KernelTensors, OperandTensors, where_lacking
 from ..mapping import MappingBatch
 
 WARP_TILE = 64.0
@@ -33,14 +33,14 @@ def move(kernels: KernelTensors, mapping: MappingBatch, chip: ChipTensors, rates
     far_read, far_write, by_operand = _external(kernels, mapping, grid, chip)
     macs = kernels.work / 2.0
     load, store = near
-    shared_read, fragments = _engine_feed(kernels, grid, chip)
-    register_read = fragments + macs * ACCUMULATOR_BYTES / chip.matrix_depth
-    register_write = macs * ACCUMULATOR_BYTES / chip.matrix_depth
+    shared_read, fragments = _engine_feed(kernels, grid, rates)
+    register_read = fragments + macs * ACCUMULATOR_BYTES / rates.depth
+    register_write = macs * ACCUMULATOR_BYTES / rates.depth
     vector = (kernels.vector_ops + kernels.special_ops) * (VECTOR_BYTES / 2.0)
     streams_in, streams_out = kernels.read_near + kernels.read_far, kernels.write_near + kernels.write_far
     reads = (register_read + vector + streams_out, shared_read, load + streams_in, far_read)
     # A fragment is loaded once for a warp's tile and read by every instruction on it.
-    loaded = shared_read * chip.feeds_registers
+    loaded = shared_read * rates.feeds_registers
     writes = (register_write + vector + streams_in + loaded, load, store + streams_out, far_write)
     l2 = chip.levels[2]
     core = {
@@ -59,7 +59,7 @@ def move(kernels: KernelTensors, mapping: MappingBatch, chip: ChipTensors, rates
         + chip.prologue * kernels.sequential
         + chip.split_cost * (mapping.split > 1.0) * kernels.tiled,
         operand_far_bytes=by_operand,
-        legal=_legal(kernels, mapping, chip),
+        fits=_fits(kernels, mapping, chip),
     )
 
 
@@ -68,7 +68,7 @@ class _Grid:
 
     def __init__(self, kernels: KernelTensors, mapping: MappingBatch, chip: ChipTensors) -> None:
         b, m, n, k = kernels.sizes
-        self.kernels, self.chip = kernels, chip
+        self.kernels, self.mapping, self.chip = kernels, mapping, chip
         # The head size of attention is never tiled, so its single n column fills no tile.
         tile_n = torch.where(kernels.attention > 0, torch.ones_like(mapping.n), mapping.n)
         self.tile_n = tile_n
@@ -79,10 +79,6 @@ class _Grid:
         self.padding = (self.blocks_m * mapping.m / m) * (self.blocks_n * tile_n / n) * (padded_k / k)
         exact = self.blocks / chip.cores
         softness = chip.wave_softness
-        # Operands that pass through registers cost the core clocks of its shared memory, one line of 128 bytes each.
-        first, second = _factor_bytes(kernels)
-        lines = (mapping.m * first + tile_n * second) * k / (chip.levels[1].read_bandwidth / chip.cores)
-        self.feed_s = lines * chip.feed_cycles * b * self.blocks_m * self.blocks_n / chip.cores
         self.waves = (1.0 - softness) * torch.ceil(exact) + softness * torch.clamp(exact, min=1.0)
 
     def compute_s(self, rates: RateTensors) -> Tensor:
@@ -90,8 +86,15 @@ class _Grid:
         kernels, chip = self.kernels, self.chip
         special = kernels.special_ops * kernels.attention / chip.special_rate
         matrix = kernels.work / (rates.rate * chip.issue_efficiency)
-        per_block = ((matrix + special) * self.padding + self.feed_s) * chip.cores / self.blocks
+        per_block = ((matrix + special) * self.padding + self._feed_s(rates)) * chip.cores / self.blocks
         return torch.where(kernels.tiled > 0, per_block * self.waves, matrix)
+
+    def _feed_s(self, rates: RateTensors) -> Tensor:
+        """Seconds of shared memory that operands cost on their way through registers, one line of it a clock."""
+        b, _, _, k = self.kernels.sizes
+        first, second = _factor_bytes(self.kernels)
+        lines = (self.mapping.m * first + self.tile_n * second) * k / self.chip.levels[1].read_bandwidth
+        return lines * self.chip.feed_cycles_ratio * rates.feeds_registers * b * self.blocks_m * self.blocks_n
 
 
 def _plain_special(kernels: KernelTensors, chip: ChipTensors) -> Tensor:
@@ -110,14 +113,14 @@ def _factor_bytes(kernels: KernelTensors) -> tuple[Tensor, Tensor]:
     return first, second
 
 
-def _engine_feed(kernels: KernelTensors, grid: _Grid, chip: ChipTensors) -> tuple[Tensor, Tensor]:
+def _engine_feed(kernels: KernelTensors, grid: _Grid, rates: RateTensors) -> tuple[Tensor, Tensor]:
     """Bytes the matrix engines take from shared memory, and the fragments of them that pass through registers."""
     macs = kernels.work / 2.0
     first, second = _factor_bytes(kernels)
     wide = torch.where(kernels.attention > 0, kernels.width, torch.clamp(grid.tile_n, max=WIDEST_INSTRUCTION))
-    columns = torch.where(chip.feeds_registers > 0, torch.full_like(wide, WARP_TILE), wide)
+    columns = torch.where(rates.feeds_registers > 0, torch.full_like(wide, WARP_TILE), wide)
     shared = macs * (first / columns + second / WARP_TILE)
-    fragments = macs * (first / chip.matrix_columns + second / chip.matrix_rows) * chip.feeds_registers
+    fragments = macs * (first / rates.columns + second / rates.rows) * rates.feeds_registers
     return shared, fragments
 
 
@@ -127,13 +130,15 @@ def _l2_to_core(kernels: KernelTensors, mapping: MappingBatch, grid: _Grid) -> t
     stores = torch.zeros_like(grid.blocks)
     partial = torch.where(mapping.split > 1.0, mapping.split, torch.zeros_like(mapping.split))
     for o in kernels.operands:
-        points = _points(o, kernels) * o.point_bytes
-        repeats = _unless(o.m, grid.blocks_m) * _unless(o.n, grid.blocks_n) * _unless(o.b, kernels.sizes[0])
-        split = _unless(o.k, mapping.split)
+        whole = o.bytes_of(kernels.sizes)
+        repeats = (
+            where_lacking(o.m, grid.blocks_m) * where_lacking(o.n, grid.blocks_n) * where_lacking(o.b, kernels.sizes[0])
+        )
+        split = where_lacking(o.k, mapping.split)
         executed = torch.where(o.k > 0, kernels.domain_fraction, torch.ones_like(kernels.domain_fraction))
-        loads = loads + points * repeats * split * executed * (1.0 - o.write)
-        stores = stores + points * o.write * o.leaves
-        partials = _points(o, kernels) * ACCUMULATOR_BYTES * partial * o.write
+        loads = loads + whole * repeats * split * executed * (1.0 - o.write)
+        stores = stores + whole * o.write * o.leaves
+        partials = o.elements_of(kernels.sizes) * ACCUMULATOR_BYTES * partial * o.write
         loads, stores = loads + partials, stores + partials
     return loads, stores
 
@@ -177,23 +182,15 @@ def _side_bytes(kernels: KernelTensors, belongs: Callable[[OperandTensors], Tens
     return total
 
 
-def _legal(kernels: KernelTensors, mapping: MappingBatch, chip: ChipTensors) -> Tensor:
+def _fits(kernels: KernelTensors, mapping: MappingBatch, chip: ChipTensors) -> dict[str, Tensor]:
     """Accumulators fit a core's registers; two stages of both factors fit its shared memory."""
     element = torch.zeros_like(kernels.work)
     for o in kernels.operands:
         element = torch.maximum(element, o.point_bytes * (1.0 - o.write) * (1.0 - kernels.attention))
     accumulators = mapping.m * mapping.n * ACCUMULATOR_BYTES * chip.cores
     stages = 2.0 * (mapping.m + mapping.n) * mapping.k * element * chip.cores
-    fits = (accumulators <= chip.levels[0].capacity) & (stages <= chip.levels[1].capacity)
-    return fits | (kernels.tiled == 0)
-
-
-def _points(o: OperandTensors, kernels: KernelTensors) -> Tensor:
-    points = torch.ones_like(kernels.work)
-    for used, size in zip((o.b, o.m, o.n, o.k), kernels.sizes, strict=True):
-        points = points * torch.where(used > 0, size, torch.ones_like(size))
-    return points
-
-
-def _unless(used: Tensor, count: Tensor) -> Tensor:
-    return torch.where(used > 0, torch.ones_like(count), count)
+    streams = kernels.tiled == 0
+    return {
+        chip.level_names[0]: (accumulators <= chip.levels[0].capacity) | streams,
+        chip.level_names[1]: (stages <= chip.levels[1].capacity) | streams,
+    }

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ..cost.chip_tensors import ChipTensors, RateTensors
 from ..cost.kernel import Movement
-from ..cost.shapes import KernelTensors, OperandTensors
+from ..cost.shapes import KernelTensors, where_lacking, where_used
 from ..mapping import MappingBatch
 from .cache import ACCUMULATOR_BYTES, VECTOR_BYTES
 
@@ -42,7 +42,7 @@ def move(kernels: KernelTensors, mapping: MappingBatch, chip: ChipTensors, rates
         external_s=(far_read + far_write) / (external.read_bandwidth * chip.memory_efficiency),
         overhead_s=chip.launch_gap + chip.prologue * kernels.sequential + registers.latency * kernels.sequential,
         operand_far_bytes=by_operand,
-        legal=_legal(kernels, mapping, registers.capacity),
+        fits={chip.level_names[0]: _fits(kernels, mapping, registers.capacity)},
     )
 
 
@@ -54,7 +54,7 @@ def _engines(
     A core's array holds rows x columns accumulators and eats `depth` steps of k a cycle: the narrow dtypes are deeper.
     """
     b, m, n, k = kernels.sizes
-    rows, columns = chip.matrix_rows, chip.matrix_columns
+    rows, columns = rates.rows, rates.columns
     # In attention the array's columns run over keys (scores) and then over the head size (values).
     across = torch.where(kernels.attention > 0, kernels.width, n)
     blocks_m, blocks_n = torch.ceil(m / rows), torch.ceil(across / columns)
@@ -68,12 +68,12 @@ def _engines(
     read = torch.zeros_like(padding)
     write = torch.zeros_like(padding)
     for o in kernels.operands:
-        bytes_ = _points(o, kernels) * o.point_bytes
-        again = _unless(o.m, blocks_m) * _unless(torch.maximum(o.n, kernels.attention), blocks_n)
-        again = again * _unless(o.b, b)
+        bytes_ = o.bytes_of(kernels.sizes)
+        again = where_lacking(o.m, blocks_m) * where_lacking(torch.maximum(o.n, kernels.attention), blocks_n)
+        again = again * where_lacking(o.b, b)
         executed = torch.where(o.k > 0, kernels.domain_fraction, torch.ones_like(again))
         read = read + bytes_ * again * executed * (1.0 - o.write)
-        partial = _points(o, kernels) * ACCUMULATOR_BYTES * (split - 1.0) * o.write
+        partial = o.elements_of(kernels.sizes) * ACCUMULATOR_BYTES * (split - 1.0) * o.write
         write = write + bytes_ * o.write + partial
         read = read + partial
     return read, write, compute
@@ -88,7 +88,7 @@ def _external(kernels: KernelTensors, mapping: MappingBatch) -> tuple[Tensor, Te
     by_operand = []
     for o in kernels.operands:
         times = fetches((o.m, o.n, o.k), trips, depth)
-        whole = _when(o.m, trips[0]) * _when(o.n, trips[1]) * _when(o.k, trips[2]) == 1.0
+        whole = where_used(o.m, trips[0]) * where_used(o.n, trips[1]) * where_used(o.k, trips[2]) == 1.0
         times = times * torch.where((o.b > 0) | whole, torch.ones_like(times), kernels.sizes[0])
         moved = o.footprint_bytes * (1.0 - o.resident) * o.leaves
         # A result that leaves before its sum is complete comes back: one read less than it is written.
@@ -124,28 +124,10 @@ def _trips(kernels: KernelTensors, mapping: MappingBatch) -> tuple[Tensor, Tenso
     return torch.ceil(m / mapping.m), torch.ceil(n / mapping.n), torch.ceil(k / mapping.k)
 
 
-def _legal(kernels: KernelTensors, mapping: MappingBatch, capacity: Tensor) -> Tensor:
+def _fits(kernels: KernelTensors, mapping: MappingBatch, capacity: Tensor) -> Tensor:
     """Two buffers of every tile that is not on chip already fit what is free."""
     tile = (torch.ones_like(mapping.m), mapping.m, mapping.n, mapping.k)
     needed = torch.zeros_like(mapping.m)
     for o in kernels.operands:
-        held = torch.ones_like(mapping.m)
-        for used, size in zip((o.b, o.m, o.n, o.k), tile, strict=True):
-            held = held * torch.where(used > 0, size, torch.ones_like(size))
-        needed = needed + DOUBLE_BUFFER * held * o.point_bytes * (1.0 - o.resident) * o.leaves
+        needed = needed + DOUBLE_BUFFER * o.bytes_of(tile) * (1.0 - o.resident) * o.leaves
     return (needed <= capacity * kernels.available) | (kernels.tiled == 0)
-
-
-def _points(o: OperandTensors, kernels: KernelTensors) -> Tensor:
-    points = torch.ones_like(kernels.work)
-    for used, size in zip((o.b, o.m, o.n, o.k), kernels.sizes, strict=True):
-        points = points * _when(used, size)
-    return points
-
-
-def _unless(used: Tensor, count: Tensor) -> Tensor:
-    return torch.where(used > 0, torch.ones_like(count), count)
-
-
-def _when(used: Tensor, count: Tensor) -> Tensor:
-    return torch.where(used > 0, count, torch.ones_like(count))

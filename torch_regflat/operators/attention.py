@@ -14,6 +14,7 @@ log-sum-exp, times the gradient, subtract the row's delta, scale.
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -186,9 +187,16 @@ def attention_backward(call: Call) -> Nests:
 
 
 def _flex(call: Call) -> Nests:
-    """flex_attention: (query, key, value, score_mod, block_mask, scale, ...); a block mask's sparsity is not known."""
+    """flex_attention: (query, key, value, score_mod, block_mask, ...): the share of blocks that the mask computes.
+
+    A function that changes scores is taken as one vector operation a score; the block mask itself is not read.
+    """
     query, key, value = call.args[:3]
-    return _forward(call, query, key, value, None, False, 0.0)
+    own = len(call.args) > 3 and getattr(call.args[3], "__name__", "_identity") != "_identity"
+    nest = _forward(call, query, key, value, None, False, 0.0)
+    fraction = call.facts.domain_fraction
+    vector = (nest.vector_ops + (nest.special_ops if own else 0.0)) * fraction  # a special operation a score
+    return replace(nest, domain_fraction=fraction, vector_ops=vector, special_ops=nest.special_ops * fraction)
 
 
 _flex_operator = getattr(torch.ops.higher_order, "flex_attention", None)

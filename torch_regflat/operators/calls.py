@@ -4,15 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cache
 from typing import Any
 
 import torch
 
-from ..workload import LoopNest, Operand, Role
+from ..workload import LoopNest, Role
 from .movement import traffic
 from .pointwise import is_pointwise, tagged
-from .registry import Call, formula_of
+from .registry import Call, Facts, Signature, check_misspelt, formula_of, nests_of, signature
 from .shapes import tensors_in
 
 
@@ -26,63 +25,13 @@ class Lowered:
     modelled: bool
 
 
-@dataclass(frozen=True)
-class Signature:
-    """What a schema says: argument positions, `out=` arguments, arguments written in place."""
-
-    positions: dict[str, int]
-    keyword_only: frozenset[str]
-    defaults: dict[str, Any]
-    outs: tuple[str, ...]
-    mutated: tuple[str, ...]
-
-
-@cache
-def signature(target: Any) -> Signature:
-    schema = getattr(target, "_schema", None)
-    arguments = schema.arguments if schema is not None else ()
-    written = [a for a in arguments if a.alias_info is not None and a.alias_info.is_write]
-    return Signature(
-        positions={a.name: i for i, a in enumerate(arguments)},
-        keyword_only=frozenset(a.name for a in arguments if a.kwarg_only),
-        defaults={a.name: a.default_value for a in arguments if a.has_default_value()},
-        outs=tuple(a.name for a in written if a.is_out),
-        mutated=tuple(a.name for a in written if not a.is_out),
-    )
-
-
-class GraphCall(Call):
-    """A `Call` that looks arguments up in a cached signature, and knows what the graph around it told.
-
-    `experts_per_token` is how many experts the routing picks for each token, None where that is not seen.
-    """
-
-    __slots__ = ("experts_per_token", "signature")
-
-    def __init__(self, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any], out: list[torch.Tensor]) -> None:
-        super().__init__(target, args, kwargs, out, {})
-        self.signature = signature(target)
-        self.experts_per_token: int | None = None
-
-    def arg(self, name: str, default: Any = None) -> Any:
-        known = self.signature
-        position = known.positions.get(name)
-        if position is None:
-            return default
-        if position < len(self.args) and name not in known.keyword_only:
-            return self.args[position]
-        if name in self.kwargs:
-            return self.kwargs[name]
-        return known.defaults.get(name, default)
-
-
 def lower_call(
     target: Any,
     args: tuple[Any, ...],
     kwargs: dict[str, Any],
     out: Any,
     roles: dict[int, Role] | None = None,
-    experts_per_token: int | None = None,
+    facts: Facts | None = None,
 ) -> Lowered:
     """Price one operator call.
 
@@ -93,9 +42,7 @@ def lower_call(
     known = signature(target)
     kwargs = {k: v for k, v in kwargs.items() if k not in known.outs} if known.outs else kwargs
     outs = _results(known, args, kwargs, tensors_in(out))
-    call = GraphCall(target, args, kwargs, outs)
-    call.roles.update(roles or {})
-    call.experts_per_token = experts_per_token
+    call = Call(target, args, kwargs, outs, dict(roles or {}), facts)
     nests, modelled = ((), True) if _is_view(call, known) else price(call)
     return Lowered(nests, call.inputs, call.out, modelled)
 
@@ -103,14 +50,13 @@ def lower_call(
 def _results(
     known: Signature, args: tuple[Any, ...], kwargs: dict[str, Any], out: list[torch.Tensor]
 ) -> list[torch.Tensor]:
-    """All tensors a call writes, each an object of its own: results, and what it changes without returning it."""
-    given = {id(t) for t in tensors_in(list(args))} | {id(t) for t in tensors_in(list(kwargs.values()))}
-    result = [t.detach() if id(t) in given else t for t in out]
+    """All tensors a call writes: results, and what it changes without returning it."""
+    result = list(out)
     if known.mutated:
         covered = {t.untyped_storage()._cdata for t in out}
         for tensor in mutated_tensors(known, args, kwargs):
             if tensor.untyped_storage()._cdata not in covered:
-                result.append(tensor.detach())
+                result.append(tensor)
     return result
 
 
@@ -132,22 +78,16 @@ def _is_view(call: Call, known: Signature) -> bool:
 
 def price(call: Call) -> tuple[tuple[LoopNest, ...], bool]:
     """The nests of a call and whether a formula of its own gave them."""
-    formula = formula_of(call.target) or _by_name(call.target)
+    if call.out and not any([t.numel() for t in call.out]):
+        return (), True  # nothing is written
+    formula = formula_of(call.target)
     if formula is None and is_pointwise(call.target) and call.out:
         formula = tagged
     if formula is None:
+        check_misspelt(call.target)
         nest = traffic(call)
         return ((nest,) if nest is not None else (), nest is None)
-    made = formula(call)
-    if made is None:
-        return (), True
-    nests = (made,) if isinstance(made, LoopNest) else tuple(made)
-    return tuple(n for nest in nests for n in _without_empty(nest, call)), True
-
-
-def _by_name(target: Any) -> Any:
-    schema = getattr(target, "_schema", None)
-    return formula_of(schema.name) if schema is not None else None
+    return tuple(n for nest in nests_of(call, formula) for n in _without_empty(nest, call)), True
 
 
 def _without_empty(nest: LoopNest, call: Call) -> tuple[LoopNest, ...]:
@@ -158,8 +98,5 @@ def _without_empty(nest: LoopNest, call: Call) -> tuple[LoopNest, ...]:
     if not written:
         return ()
     longest = max(t.numel() for t in written)
-    operands = tuple(
-        Operand(call.operand(t, ()).slot, (((0, 1),),), t.dtype.itemsize * 8, "write", distinct=float(t.numel()))
-        for t in written
-    )
+    operands = tuple(call.operand(t, (0,), "write", distinct=float(t.numel())) for t in written)
     return (LoopNest("movement", (("c", longest),), operands, nest.dtype),)

@@ -6,7 +6,7 @@ import math
 
 import torch
 
-from ..workload import LoopNest
+from ..workload import Kind, LoopNest
 from .registry import Call, Nests, operator
 from .shapes import Loop, dtype_name, flat, packets
 
@@ -98,6 +98,61 @@ def tensordot(call: Call) -> Nests:
     m, n = a.numel() // max(k, 1), b.numel() // max(k, 1)
     loop = Loop(call, m=m, n=n, k=k).read(a, "m", "k").read(b, "k", "n").write(call.out[0], "m", "n")
     return loop.nest("product", dtype_name(a), flops=2 * m * n * k)
+
+
+@operator(*packets(aten, "cov corrcoef"))
+def covariance(call: Call) -> Nests:
+    """x[n, k], a variable a row: every row centred (and weighted), then with every other, as one product."""
+    x = call.inputs[0]
+    n = x.shape[0] if x.dim() > 1 else 1
+    k = x.numel() // max(n, 1)
+    loop = Loop(call, m=n, n=n, k=k).read(x, "m", "k").write(call.out[0], "m", "n")
+    for weights in call.inputs[1:]:
+        loop.read(weights, "k")
+    return loop.nest("product", dtype_name(x), flops=2 * n * n * k, vector_ops=3.0 * n * k)
+
+
+@operator(*packets(aten, "linalg_matrix_power matrix_power"))
+def power(call: Call) -> Nests:
+    """Squarings and multiplications by the bits of |n|; a negative power inverts first (2·n³ vector operations)."""
+    x, exponent = call.args[0], call.arg("n")
+    size, batch = x.shape[-1], math.prod(x.shape[:-2])
+    count = _multiplications(abs(exponent))
+    loop = Loop(call, b=batch, m=size, n=size, k=size).read(x, "b", "m", "k").write(call.out[0], "b", "m", "n")
+    inverse = 2.0 * batch * size**3 if exponent < 0 else 0.0
+    kind: Kind = "product" if count else "reduction" if inverse else "movement"
+    return loop.nest(kind, dtype_name(x), flops=2 * count * batch * size**3, vector_ops=inverse)
+
+
+def _multiplications(exponent: int) -> int:
+    """Matrix products of a power: a squaring for each bit after the first, a product for each further 1."""
+    return 0 if exponent < 2 else exponent.bit_length() - 1 + exponent.bit_count() - 1
+
+
+LINEAR_CROSS_ENTROPY = "torch_nn::_linear_cross_entropy_batch_chunked"
+
+
+@operator(LINEAR_CROSS_ENTROPY, LINEAR_CROSS_ENTROPY + "_no_reduction")
+def linear_cross_entropy(call: Call) -> Nests:
+    """rows[m, k] · weight[n, k] and the loss of each row; the m x n scores stay on chip, a chunk at a time.
+
+    Each gradient that is made along the way is a product of the same size more.
+    """
+    x, weight = call.args[:2]
+    n, k = weight.shape
+    m = x.numel() // max(k, 1)
+    products = 1 + sum(bool(call.arg(f"compute_{name}_grad")) for name in ("input", "linear_weight"))
+    loop = Loop(call, m=m, n=n, k=k).read(x, "m", "k").read(weight, "n", "k")
+    for tensor in call.inputs:
+        if tensor is not x and tensor is not weight:
+            loop.read(tensor, distinct=float(tensor.numel()))
+    for tensor in call.out:
+        if tensor.numel():
+            loop.write(tensor, distinct=float(tensor.numel()))
+    scores = float(m * n)
+    return loop.nest(
+        "product", dtype_name(x), flops=2 * products * m * n * k, vector_ops=4 * scores, special_ops=scores
+    )
 
 
 @operator(*packets(aten, "linalg_multi_dot chain_matmul"))

@@ -26,7 +26,7 @@ def constant(call: Call) -> Nests:
 
 
 @operator(*packets(aten, "arange range linspace logspace hann_window hamming_window blackman_window bartlett_window"))
-@operator(*packets(aten, "kaiser_window vander"))
+@operator(*packets(aten, "kaiser_window vander linalg_vander"))
 def sequence(call: Call) -> Nests:
     """A multiplication and an addition an element."""
     return elementwise(call, [], call.out, 2.0)

@@ -10,10 +10,15 @@ from torch import fx
 from ..workload import Role
 
 
+def input_nodes(node: fx.Node) -> list[fx.Node]:
+    """`node.all_input_nodes`, whose getter takes 60 us a call in torch 2.13."""
+    return list(node._input_nodes)
+
+
 def storage_ids(storage: Any) -> list[int]:
     if isinstance(storage, int):
         return [storage]
-    return [s for s in storage if s is not None] if storage else []
+    return [s for part in storage for s in storage_ids(part)] if storage else []
 
 
 def storages_of(node: fx.Node, number: Any = None) -> list[int]:
@@ -66,5 +71,5 @@ def experts_per_token(node: fx.Node, limit: int = 64) -> int | None:
         current = queue[step]
         if getattr(current.target, "overloadpacket", None) is torch.ops.aten.topk and isinstance(current.args[1], int):
             return current.args[1]
-        queue += [n for n in current.all_input_nodes if n not in queue]
+        queue += [n for n in input_nodes(current) if n not in queue]
     return None

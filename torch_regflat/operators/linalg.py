@@ -26,7 +26,7 @@ CUBIC: tuple[tuple[float, str], ...] = (
     ),
     (2 / 3, "linalg_ldl_factor linalg_ldl_factor_ex _linalg_det _linalg_slogdet lu_unpack"),
     (4 / 3, "linalg_qr qr geqrf linalg_householder_product orgqr ormqr linalg_eigvalsh"),
-    (2, "linalg_inv linalg_inv_ex inverse cholesky_inverse linalg_matrix_power matrix_power linalg_tensorinv"),
+    (2, "linalg_inv linalg_inv_ex inverse cholesky_inverse linalg_tensorinv"),
     (8 / 3, "linalg_svdvals linalg_cond linalg_matrix_rank"),
     (9, "linalg_eigh _linalg_eigh"),
     (10, "linalg_eigvals matrix_exp linalg_matrix_exp"),

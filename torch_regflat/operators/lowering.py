@@ -15,9 +15,10 @@ from torch.fx.passes.infra.pass_base import PassBase, PassResult
 
 from ..errors import InputError
 from ..workload import LoopNest, Operation, Role, Tensor, Workload, with_growing_caches
-from .calls import GraphCall, Lowered, Signature, lower_call, mutated_tensors, price, signature
-from .graph import experts_per_token, path_of, role_of, storage_ids, storages_of
-from .shapes import dtype_name, tensors_in
+from .calls import Lowered, lower_call, mutated_tensors, price
+from .graph import experts_per_token, input_nodes, path_of, role_of, storage_ids, storages_of
+from .registry import Call, Facts, Signature, signature
+from .shapes import checked_skew, dtype_name, tensors_in
 
 __all__ = ["Lower", "Lowered", "lower_call", "workload"]
 
@@ -40,10 +41,15 @@ class Lower(PassBase):
     Works on graphs of `torch_regflat.capture` and on any fx graph of ATen operators with `node.meta["val"]` (from
     `make_fx`, `torch.export`, a compile backend). Equal calls share the same tuple of nests; a node with a
     `meta["template"]` takes the nests of that node. Where `meta["storage"]` is missing it is filled in.
+    `routing_skew` says how unevenly a mixture of experts is used: see `shapes.expected_experts`.
     """
 
+    def __init__(self, routing_skew: float = 0.0) -> None:
+        super().__init__()
+        self.routing_skew = checked_skew(routing_skew)
+
     def call(self, graph_module: fx.GraphModule) -> PassResult:
-        state = _State()
+        state = _State(self.routing_skew)
         for node in graph_module.graph.nodes:
             state.visit(node)
         return PassResult(graph_module, True)
@@ -52,7 +58,8 @@ class Lower(PassBase):
 class _State:
     """What one run of the pass remembers: roles of storages, calls already priced, nodes that others may repeat."""
 
-    def __init__(self) -> None:
+    def __init__(self, routing_skew: float) -> None:
+        self.routing_skew = routing_skew
         self.roles: dict[int, Role] = {}
         self.count = 0
         self._priced: dict[Any, tuple[tuple[LoopNest, ...], bool]] = {}
@@ -85,7 +92,7 @@ class _State:
         if known is None:
             return None
         sources, written, old = known
-        given: list[Any] = [n.meta.get("storage") for n in node.all_input_nodes]
+        given: list[Any] = [n.meta.get("storage") for n in input_nodes(node)]
         inputs = tuple(given) if sources is None else _pick(given, sources)
         storage = meta.get("storage")
         outputs: tuple[int, ...] = (storage,) if type(storage) is int else tuple(storage_ids(storage))
@@ -114,9 +121,8 @@ class _State:
         modelled = True
         is_view = not known.mutated and bool(written) and all(s in given for s in written)
         if not is_view and isinstance(node.target, _OPERATORS):
-            outs = [t.detach() if id(t) in places else t for t in outs]
             changed = [t for t in mutated_tensors(known, args, kwargs) if places[id(t)][1] not in written]
-            call = GraphCall(node.target, args, kwargs, outs + [t.detach() for t in changed])
+            call = Call(node.target, args, kwargs, outs + changed)
             order = [id(t) for t in call.inputs]
             returned = [order.index(id(t)) for t in changed]
             given = [places[key][1] for key in order]
@@ -128,8 +134,9 @@ class _State:
             " ".join([layout[1] for layout in layouts]), modelled, node.name, layouts[0][2] if layouts else "",
         )  # fmt: skip
         sources = [places[key][0] for key in order]
-        simple = sources == [(i, 0) for i in range(len(node.all_input_nodes))] and all(
-            isinstance(n.meta.get("storage"), int) for n in node.all_input_nodes
+        given_by = input_nodes(node)
+        simple = sources == [(i, 0) for i in range(len(given_by))] and all(
+            isinstance(n.meta.get("storage"), int) for n in given_by
         )
         self._lowered[node] = (None if simple else sources, returned, operation)
         return operation
@@ -148,7 +155,7 @@ class _State:
         """
         values: dict[fx.Node, Any] = {}
         places: dict[int, tuple[Source, int]] = {}
-        for index, source in enumerate(node.all_input_nodes):
+        for index, source in enumerate(input_nodes(node)):
             val, storage = source.meta.get("val"), source.meta.get("storage")
             if isinstance(val, torch.Tensor):
                 values[source] = self._place(val, (index, 0), storage_ids(storage)[0], places)
@@ -181,17 +188,19 @@ class _State:
         return tensor
 
     def _price(
-        self, node: fx.Node, call: GraphCall, inputs: list[int], outputs: list[int]
+        self, node: fx.Node, call: Call, inputs: list[int], outputs: list[int]
     ) -> tuple[tuple[LoopNest, ...], bool]:
         """Nests of a call; calls equal in operator, scalars, layouts, roles and aliasing get the same tuple."""
         roles = [self.roles.get(storage, "activation") for storage in (*inputs, *outputs)]
         call.roles.update(enumerate(roles))
         if "grouped_mm" in node.name:
-            call.experts_per_token = experts_per_token(node)
+            call.facts = Facts(experts_per_token(node), self.routing_skew)
+        elif "domain_fraction" in node.meta:
+            call.facts = Facts(domain_fraction=node.meta["domain_fraction"])
         slots = {id(t): i for i, t in enumerate(call.inputs)}
         aliased = tuple([s in inputs for s in outputs])
         args, kwargs = self._freeze(call.args, slots), self._freeze(tuple(call.kwargs.items()), slots)
-        key = (id(call.target), args, kwargs, tuple(roles), aliased, call.experts_per_token)
+        key = (id(call.target), args, kwargs, tuple(roles), aliased, call.facts)
         try:
             found = self._priced.get(key)
         except TypeError:
@@ -221,7 +230,7 @@ class _State:
     def _new_storage(self, node: fx.Node, tensor: torch.Tensor) -> int:
         """An id for a storage that the graph does not number: an input's, where it is that memory, else a new one."""
         own = tensor.untyped_storage()._cdata
-        for source in node.all_input_nodes:
+        for source in input_nodes(node):
             storages, tensors = storage_ids(source.meta.get("storage")), tensors_in(source.meta.get("val"))
             for storage, t in zip(storages, tensors, strict=False):
                 if t.untyped_storage()._cdata == own:
@@ -235,15 +244,15 @@ def _pick(given: list[Any], sources: list[Source]) -> tuple[Any, ...]:
     return tuple([storage for one in found for storage in one])
 
 
-def workload(graph_module: fx.GraphModule, name: str = "", phase: str = "") -> Workload:
+def workload(graph_module: fx.GraphModule, name: str = "", phase: str = "", routing_skew: float = 0.0) -> Workload:
     """The operations of a graph in order and the storages between them; lowers the graph first if that is not done."""
     nodes = list(graph_module.graph.nodes)
     if any(n.op == "call_function" and "operation" not in n.meta for n in nodes):
-        Lower()(graph_module)
+        Lower(routing_skew)(graph_module)
     outputs: set[int] = set()
     for node in nodes:
         if node.op == "output":
-            outputs = {s for n in node.all_input_nodes for s in storage_ids(n.meta.get("storage"))}
+            outputs = {s for n in input_nodes(node) for s in storage_ids(n.meta.get("storage"))}
     operations: list[Operation] = []
     tensors: dict[int, Tensor] = {}
     bytes_of: dict[int, int] = {}

@@ -56,7 +56,7 @@ def cat(call: Call) -> Nests:
 
 @operator(*packets(aten, "pad constant_pad_nd reflection_pad1d reflection_pad2d reflection_pad3d replication_pad1d"))
 @operator(*packets(aten, "replication_pad2d replication_pad3d _pad_circular tril triu one_hot col2im max_unpool2d"))
-@operator(*packets(aten, "max_unpool3d masked_select nonzero nonzero_static argwhere"))
+@operator(*packets(aten, "max_unpool3d masked_select nonzero nonzero_numpy nonzero_static argwhere"))
 def padded(call: Call) -> Nests:
     """The input read, the (larger) result written."""
     return flat(call, call.inputs, call.out)
@@ -119,6 +119,16 @@ def embedding_bag(call: Call) -> Nests:
     for tensor in call.out:
         loop.write(tensor, distinct=float(tensor.numel()))
     return loop.nest("movement", vector_ops=float(width * count))
+
+
+@operator(*packets(aten, "embedding_renorm"))
+def embedding_renorm(call: Call) -> Nests:
+    """The rows that are used are read, their norm taken (square and add), and written back scaled."""
+    table, indices = call.args[:2]
+    touched = expected_distinct(table.shape[0], indices.numel()) * table.shape[-1]
+    loop = Loop(call, r=indices.numel(), c=table.shape[-1]).read(indices, "r")
+    loop.update(call.out[0], "r", "c", distinct=touched)
+    return loop.nest("reduction", vector_ops=3 * touched, special_ops=touched / table.shape[-1])
 
 
 @operator(*packets(aten, "embedding_dense_backward"))

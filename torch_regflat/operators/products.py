@@ -9,13 +9,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any, cast
 
 import torch
 
 from ..workload import LoopNest
 from .registry import Call, Nests, operator
-from .shapes import Loop, broadcast, collapse, dtype_name, elementwise, expected_distinct, packets
+from .shapes import Loop, broadcast, collapse, dtype_name, elementwise, expected_experts, packets
 
 aten = torch.ops.aten
 
@@ -145,9 +144,9 @@ def grouped_mm(call: Call) -> Nests:
     """A product a group: rows of x sorted by expert times that expert's weights (mixture of experts).
 
     x[R, k] · w[E, k, n] with end offsets [E]: R = T·(experts a token) rows, 2·R·n·k FLOPs exactly. The work is the
-    expected one of uniform routing: D = `expected_distinct` experts are hit, and only their weights are read. How
-    many experts a token picks is taken from the call (`experts_per_token`, found by `Lower` in the routing's topk);
-    where unknown each row picks alone, `E·(1 - (1 - 1/E)^R)`. The nest is g = ⌈D⌉ groups of m = ⌈R/g⌉ rows; the
+    expected one: D = `expected_experts` are hit, and only their weights are read. How many experts a token picks and
+    how uneven the routing is comes with the call (`Facts`, found by `Lower` in the routing's topk); where unknown
+    each row picks alone, `E·(1 - (1 - 1/E)^R)`. The nest is g = ⌈D⌉ groups of m = ⌈R/g⌉ rows; the
     rounded-up iteration space is larger than the work, so operands carry `distinct` and the FLOPs are given.
 
     x[m, R] · y[R, n] → [E, m, n] (the weights' gradient) sums the rows of each group; [E, m, k]·[E, k, n] is bmm.
@@ -178,8 +177,8 @@ def _rows_by_expert(
     call: Call, x: torch.Tensor, w: torch.Tensor, out: torch.Tensor, extra: Sequence[torch.Tensor]
 ) -> LoopNest:
     (total, k), (experts, _, n) = x.shape, w.shape
-    per_token = getattr(call, "experts_per_token", None) or 1
-    hit = expected_distinct(experts, total / per_token, per_token)
+    per_token = call.facts.experts_per_token or 1
+    hit = expected_experts(experts, total / per_token, per_token, call.facts.skew)
     groups = max(1, min(experts, total, math.ceil(hit - 1e-9)))
     loop = Loop(call, g=groups, m=math.ceil(total / groups), n=n, k=k)
     loop.read(x, "g", "m", "k", distinct=float(x.numel()))
@@ -190,8 +189,8 @@ def _rows_by_expert(
     return loop.nest("product", dtype_name(x), flops=2 * total * n * k)
 
 
-# Registered by name: the operator exists only once transformers has been imported.
-@operator(cast(Any, "transformers::grouped_mm_fallback"))
+# By name: the operator exists only once transformers has been imported.
+@operator("transformers::grouped_mm_fallback")
 def grouped_mm_fallback(call: Call) -> Nests:
     """What transformers calls for dtypes that torch's own grouped product refuses: (input, weight, offsets)."""
     x, w = call.args[:2]

@@ -23,7 +23,7 @@ REDUCTIONS: tuple[tuple[float, float, str], ...] = (
     (4, 0, "var std var_mean std_mean"),
     (3, 1, "logsumexp special_logsumexp"),
     (2, 0, "norm linalg_vector_norm linalg_norm linalg_matrix_norm native_norm frobenius_norm dist nuclear_norm"),
-    (2, 0, "_chunk_cat_norm allclose is_all_close"),
+    (2, 0, "_chunk_cat_norm allclose is_all_close _nested_tensor_from_mask_left_aligned"),
 )
 """(vector, special) an element. Variance is mean 1 and subtract, square, add 3; a norm squares and adds."""
 
@@ -110,6 +110,7 @@ def loss_backward(call: Call) -> Nests:
 
 
 @operator(*packets(aten, "histc bincount unique_dim _unique2 unique_consecutive searchsorted bucketize histogram"))
+@operator(*packets(aten, "histogramdd _histogramdd_from_bin_cts _histogramdd_from_bin_tensors"))
 def histogram(call: Call) -> Nests:
     """Each element is compared, or hashed, into a bin: log2(bins) comparisons for a search, else one."""
     x = call.inputs[0]

@@ -11,12 +11,14 @@ Counting rules, the same everywhere:
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Iterable, Sequence
 from typing import Any, TypeAlias
 
 import torch
 
+from ..errors import InputError
 from ..workload import Access, Axis, Kind, LoopNest, Operand
 from .registry import Call
 
@@ -47,6 +49,43 @@ def expected_distinct(population: float, draws: float, at_once: float = 1) -> fl
         return 0.0
     missed = float((1 - min(at_once / population, 1.0)) ** draws)
     return population * (1 - missed)
+
+
+def checked_skew(skew: float) -> float:
+    """A routing skew that makes sense: 0 or more, finite."""
+    if not (isinstance(skew, (int, float)) and math.isfinite(skew) and skew >= 0):
+        raise InputError(f"routing_skew is {skew!r}; it must be a number of 0 (uniform) or more, 1 is Zipf's law")
+    return float(skew)
+
+
+@functools.cache
+def expected_experts(experts: int, tokens: float, per_token: int, skew: float = 0.0) -> float:
+    """Expected number of different experts that `tokens` tokens hit, `per_token` different ones each.
+
+    With a skew s the i-th most popular expert is picked with a weight of 1/i^s: Zipf's law, uniform for s = 0. A token
+    draws its experts one after the other without putting them back, so expert i is among them with probability
+    π_i = 1 - exp(-λ·w_i), λ such that Σ π_i = k (successive sampling, as with a softmax and Gumbel noise), and is
+    hit by any of the tokens with 1 - (1 - π_i)^T. For s = 0 this is E·(1 - (1 - k/E)^T) exactly.
+    """
+    if skew == 0 or per_token >= experts:
+        return expected_distinct(experts, tokens, per_token)
+    weights = [(i + 1) ** -skew for i in range(experts)]
+    picked = _picked(weights, per_token)
+    return math.fsum(1 - (1 - p) ** tokens for p in picked)
+
+
+def _picked(weights: list[float], count: int) -> list[float]:
+    """Probability of each item to be among `count` that are drawn by weight, by bisection for λ."""
+    low, high = 0.0, 1.0
+    while math.fsum(-math.expm1(-high * w) for w in weights) < count and high < 1e300:
+        high *= 2
+    for _ in range(200):
+        middle = (low + high) / 2
+        if math.fsum(-math.expm1(-middle * w) for w in weights) < count:
+            low = middle
+        else:
+            high = middle
+    return [-math.expm1(-high * w) for w in weights]
 
 
 def distinct_elements(tensor: torch.Tensor) -> int:

@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+_FLOP = {"EFLOP": 1e18, "PFLOP": 1e15, "TFLOP": 1e12, "GFLOP": 1e9, "MFLOP": 1e6, "kFLOP": 1e3, "FLOP": 1.0}
 _PREFIXES = {
     "s": {"s": 1.0, "ms": 1e-3, "us": 1e-6, "ns": 1e-9},
     "J": {"kJ": 1e3, "J": 1.0, "mJ": 1e-3, "uJ": 1e-6, "nJ": 1e-9, "pJ": 1e-12},
     "B": {"PB": 1e15, "TB": 1e12, "GB": 1e9, "MB": 1e6, "kB": 1e3, "B": 1.0},
-    "FLOP": {"EFLOP": 1e18, "PFLOP": 1e15, "TFLOP": 1e12, "GFLOP": 1e9, "MFLOP": 1e6, "kFLOP": 1e3, "FLOP": 1.0},
+    "FLOP": _FLOP,
+    "FLOP/s": {f"{name}/s": factor for name, factor in _FLOP.items()},
     "W": {"MW": 1e6, "kW": 1e3, "W": 1.0, "mW": 1e-3},
 }
 
@@ -24,7 +26,7 @@ class Scale:
 
     @classmethod
     def fit(cls, unit: str, values: Iterable[float], more: int = 0) -> Scale:
-        """Choose for SI values in `unit` (s, J, B, FLOP or W): the largest reads between 1 and 999 where possible.
+        """Choose for SI values in `unit`, a key of `_PREFIXES`: the largest reads between 1 and 999 where possible.
 
         `more` decimals than that show parts that are small beside the largest.
         """

@@ -112,7 +112,8 @@ class _Fuser:
 
     def _same_space(self, op: Operation, group: _Group) -> bool:
         """Same elements, or the rows that a reduction of the group left."""
-        if not all(nest.kind in _FUSIBLE for nest in op.nests):
+        known = all(other.modelled for other in group.operations)
+        if not known or not all(nest.kind in _FUSIBLE for nest in op.nests):
             return False
         points = max(_points(nest) for nest in op.nests)
         if points == group.points:
@@ -154,7 +155,7 @@ def _absorb_producers(groups: list[_Group], workload: Workload) -> list[_Group]:
             target = gone[target]
         changed = any(index < w <= target for t in group.inputs() for w in writers.get(t, ()))
         host = groups[target]
-        if changed or host.library or group.points > host.points or not _streams_only(host):
+        if changed or host.library or group.points > host.points or not _streams_only(host, _FUSIBLE):
             continue
         host.operations[:0] = group.operations
         host.points = max(host.points, group.points)
@@ -163,7 +164,7 @@ def _absorb_producers(groups: list[_Group], workload: Workload) -> list[_Group]:
 
 
 def _only_reader(index: int, group: _Group, readers: dict[int, set[int]], workload: Workload) -> int | None:
-    if group.library or any(nest.kind != "pointwise" for op in group.operations for nest in op.nests):
+    if group.library or not _streams_only(group, ("pointwise",)):
         return None
     found: set[int] = set()
     for tensor in group.outputs():
@@ -174,11 +175,11 @@ def _only_reader(index: int, group: _Group, readers: dict[int, set[int]], worklo
     return found.pop() if len(found) == 1 and min(found) > index else None
 
 
-def _streams_only(group: _Group) -> bool:
-    """Element-wise operations, reductions and concatenations: what a generated kernel can compute its inputs in."""
+def _streams_only(group: _Group, kinds: tuple[str, ...]) -> bool:
+    """Only nests of these kinds and concatenations: what a generated kernel can compute where it is needed."""
+    joins = ("aten.cat", "aten.stack")
     return all(
-        op.modelled
-        and all(nest.kind in _FUSIBLE or op.target.startswith(("aten.cat", "aten.stack")) for nest in op.nests)
+        op.modelled and all(nest.kind in kinds or op.target.startswith(joins) for nest in op.nests)
         for op in group.operations
     )
 

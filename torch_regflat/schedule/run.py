@@ -34,7 +34,7 @@ def run(
     shuffle: Shuffle | None = None,
 ) -> ChipResult:
     """Price `kernels` (from `form_kernels`) on `chip`. `shuffle` reorders candidates and must not matter."""
-    places = _places(kernels, workload, chip, software)
+    places = places_of(kernels, workload, chip, software)
     shapes = [shape_of(kernel, place, workload) for kernel, place in zip(kernels, places, strict=True)]
     distinct = list(dict.fromkeys(shapes))
     price = dict(zip(distinct, choose(distinct, chip, software, objective, shuffle), strict=True))
@@ -59,11 +59,12 @@ def run(
         coverage=coverage(workload),
         levels=_levels(costs, chip),
         kernels=costs,
-        peak_flops_per_s=_main_peak(costs, chip),
+        peak_flops_per_s=_peak(chip, main_dtype(workload)),
     )
 
 
-def _places(kernels: list[Kernel], workload: Workload, chip: Chip, software: Software) -> list[Residency]:
+def places_of(kernels: list[Kernel], workload: Workload, chip: Chip, software: Software) -> list[Residency]:
+    """What each kernel finds on this chip, by its memory system's policy."""
     last = chip.on_chip[-1].usable_bytes
     if chip.memory_system == "cache":
         return cached(kernels, workload, last * software.residency_share.value)
@@ -185,14 +186,6 @@ def _peak(chip: Chip, dtype: str) -> float:
     return chip.peak_flops(dtype) if chip.supports(dtype) else 0.0
 
 
-def _main_peak(costs: Sequence[KernelCost], chip: Chip) -> float:
-    """Peak FLOP/s of the dtype that most of the executed FLOPs have."""
-    by_dtype: dict[str, float] = {}
-    for cost in costs:
-        by_dtype[cost.dtype] = by_dtype.get(cost.dtype, 0.0) + cost.executed_flops
-    return _peak(chip, max(by_dtype, key=lambda d: (by_dtype[d], d))) if by_dtype else 0.0
-
-
 def _total(costs: Sequence[KernelCost], chip: Chip) -> Total:
     latency = math.fsum(c.latency_s for c in costs)
     memory = math.fsum(e for c in costs for e in c.memory_energy_j.values())
@@ -231,6 +224,16 @@ def _levels(costs: Sequence[KernelCost], chip: Chip) -> tuple[LevelCost, ...]:
         )
         for level in chip.memory
     )
+
+
+def main_dtype(workload: Workload) -> str:
+    """The number format of most of the executed FLOPs; empty where there are none."""
+    work: dict[str, list[float]] = {}
+    for op in workload:
+        for nest in op.nests:
+            if nest.work:
+                work.setdefault(nest.dtype, []).append(nest.work)
+    return max(work, key=lambda dtype: (math.fsum(work[dtype]), dtype)) if work else ""
 
 
 def coverage(workload: Workload) -> Coverage:

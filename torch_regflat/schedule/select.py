@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from .. import mapping as mappings
-from ..cost.chip_tensors import ChipTensors, chip_tensors, rate_tensors
+from ..cost.chip_tensors import ChipTensors, RateTensors, chip_tensors, rate_tensors
 from ..cost.kernel import Cost, Movement, evaluate
 from ..cost.shapes import KernelShape, KernelTensors, pack
 from ..errors import CapacityError
@@ -20,6 +20,7 @@ from ..memory import cache, register_flat
 
 Objective = Literal["latency", "energy", "edp"]
 Shuffle: TypeAlias = "Callable[[mappings.MappingBatch], mappings.MappingBatch]"
+Adjust: TypeAlias = "Callable[[ChipTensors, RateTensors, list[str]], tuple[ChipTensors, RateTensors]]"
 Halvings: TypeAlias = tuple[int, int, int]
 COARSE: Halvings = (6, 6, 4)
 FINE: Halvings = (16, 16, 12)
@@ -46,6 +47,8 @@ class Choice:
     compute_energy_j: float
     unattributed_energy_j: float
     operand_far_bytes: tuple[float, ...]
+    tile: tuple[float, float, float, float, float]
+    """m, n, k of the tile, split, and the position of the loop order in `mapping.ORDERS`."""
     mapping: str
     candidates: int
     legal: int
@@ -58,11 +61,14 @@ def choose(
     software: Software,
     objective: Objective = "latency",
     shuffle: Shuffle | None = None,
+    adjust: Adjust | None = None,
 ) -> list[Choice]:
-    """The best mapping of each shape. `shuffle` reorders the candidates, which must not change anything."""
+    """The best mapping of each shape. `shuffle` reorders the candidates, which must not change anything; `adjust`
+    changes the chip's numbers before they are used.
+    """
     if not shapes:
         return []
-    search = _Search(chip, software, chip_tensors([chip], [software]), objective, shuffle)
+    search = Search(chip, software, chip_tensors([chip], [software]), objective, shuffle, adjust)
     result: list[Choice | None] = []
     for some in _chunks(shapes, search.count(COARSE)):
         result.extend(search.best(some, COARSE))
@@ -79,33 +85,46 @@ def choose(
 
 
 @dataclass(frozen=True)
-class _Search:
+class Search:
     """One search of the mapping space of a chip."""
 
     chip: Chip
     software: Software
     tensors: ChipTensors
     objective: Objective
-    shuffle: Shuffle | None
+    shuffle: Shuffle | None = None
+    adjust: Adjust | None = None
 
     def best(self, shapes: list[KernelShape], halvings: Halvings) -> list[Choice | None]:
         """The best mapping of each shape in one evaluation; None where no candidate is legal."""
+        batch, move, cost = self.price(shapes, halvings)
+        measure = _measure(cost, self.objective)
+        best, runner_up, legal = pick(measure, cost.energy_j, move.legal, batch.key)
+        return _read(shapes, batch, move, cost, measure, best, runner_up, legal, self.chip)
+
+    def price(self, shapes: list[KernelShape], halvings: Halvings) -> tuple[mappings.MappingBatch, Movement, Cost]:
+        """Every candidate of every shape."""
         chip = self.chip
         kernels = pack(shapes)
-        rates = rate_tensors([chip], [_engine_dtype(shape, chip) for shape in shapes])
+        dtypes = [engine_dtype(shape, chip) for shape in shapes]
+        tensors, rates = self.tensors, rate_tensors([chip], dtypes)
+        if self.adjust is not None:
+            tensors, rates = self.adjust(tensors, rates, dtypes)
         batch = candidates(kernels, chip, self.software, halvings)
         if self.shuffle is not None:
             batch = self.shuffle(batch)
-        move = (cache if chip.memory_system == "cache" else register_flat).move(kernels, batch, self.tensors, rates)
-        cost = evaluate(move, kernels, self.tensors, rates, self.software.overlap)
-        measure = _measure(cost, self.objective)
-        best, runner_up, legal = pick(measure, cost.energy_j, move.legal, batch.key)
-        return _read(shapes, batch, move, cost, measure, best, runner_up, legal, chip)
+        move = memory_system(chip)(kernels, batch, tensors, rates)
+        return batch, move, evaluate(move, kernels, tensors, rates, self.software.overlap)
 
     def count(self, halvings: Halvings) -> int:
         """Candidates of one kernel."""
         empty = KernelShape("pointwise", "float32", (1, 1, 1, 1), (), (), 0.0, 0.0, 0.0)
         return candidates(pack([empty]), self.chip, self.software, halvings).candidates
+
+
+def memory_system(chip: Chip) -> Callable[[KernelTensors, mappings.MappingBatch, ChipTensors, RateTensors], Movement]:
+    """What turns mappings into traffic on this chip."""
+    return cache.move if chip.memory_system == "cache" else register_flat.move
 
 
 def candidates(
@@ -193,7 +212,8 @@ def _read(
                 compute_energy_j=compute_j,
                 unattributed_energy_j=extra_j,
                 operand_far_bytes=tuple(o[i] for o in operands[: len(kernel.operands)]),
-                mapping=_describe(kernel, [t[i] for t in tiles], chip.memory_system) if kernel.is_tiled else "streamed",
+                tile=(tiles[0][i], tiles[1][i], tiles[2][i], tiles[3][i], tiles[4][i]),
+                mapping=describe(kernel, [t[i] for t in tiles], chip.memory_system) if kernel.is_tiled else "streamed",
                 candidates=count if kernel.is_tiled else 1,
                 legal=int(counts[i]) if kernel.is_tiled else 1,
                 reason=_reason(value, seconds[i], int(counts[i]), count) if kernel.is_tiled else "only one way",
@@ -202,8 +222,9 @@ def _read(
     return result
 
 
-def _describe(kernel: KernelShape, tile: list[float], memory_system: str) -> str:
+def describe(kernel: KernelShape, tile: list[float], memory_system: str) -> str:
     m, n, k, split, order = (int(t) for t in tile)
+    """A mapping in words: `tile` is (m, n, k, split, order)."""
     text = f"tile m{m} k{k}" if kernel.kind == "attention" else f"tile m{m} n{n} k{k}"
     if split > 1:
         text += f", k split over {split}"
@@ -227,7 +248,7 @@ def _nothing_fits(kernel: KernelShape, chip: Chip) -> str:
     )
 
 
-def _engine_dtype(kernel: KernelShape, chip: Chip) -> str:
+def engine_dtype(kernel: KernelShape, chip: Chip) -> str:
     """The dtype whose engine does the kernel; without matrix work it is the vector engine's, whatever it holds."""
     return kernel.dtype if kernel.work and chip.supports(kernel.dtype) else _VECTOR_FALLBACK
 

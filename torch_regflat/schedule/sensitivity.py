@@ -1,0 +1,185 @@
+"""Elasticities of latency and energy to every rate, time constant and energy of a chip, by autograd.
+
+The chosen mappings are held fixed; a new search at -10 % and +10 % shows where that misleads. Scaling identity: with
+all rates (the power limit included) times x and all time constants divided by x, everything takes 1/x of the time. So
+the elasticities of latency to the rates less those to the time constants sum to -1.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields, replace
+from typing import Any, Literal, cast
+
+import torch
+from torch import Tensor
+
+from ..cost.chip_tensors import ChipTensors, LevelTensors, RateTensors, chip_tensors, rate_tensors
+from ..cost.kernel import evaluate
+from ..cost.shapes import KernelShape, pack
+from ..hardware.chip import Chip, dtype_name
+from ..hardware.software import Software
+from ..mapping import MappingBatch
+from ..result import Elasticity, collapse, layer_of
+from ..workload import Workload
+from .kernels import Kernel
+from .residency import Residency
+from .run import places_of
+from .select import Choice, choose, engine_dtype, memory_system
+from .shape import shape_of
+from .timeline import Slot, prefetched, serial
+
+Kind = Literal["rate", "time", "energy"]
+STEP = 0.1
+
+_CHIP: dict[str, tuple[str, Kind]] = {
+    "vector_rate": ("vector rate", "rate"),
+    "special_rate": ("special-function rate", "rate"),
+    "dynamic_power": ("power limit", "rate"),
+    "launch_gap": ("launch gap", "time"),
+    "prologue": ("prologue", "time"),
+    "split_cost": ("split cost", "time"),
+    "vector_energy": ("vector energy", "energy"),
+    "static_power": ("static power", "energy"),
+    "unattributed_vector_flop": ("unattributed energy, vector", "energy"),
+    "unattributed_bit": ("unattributed energy, external bits", "energy"),
+}
+_LEVEL: dict[str, tuple[str, Kind]] = {
+    "read_bandwidth": ("read bandwidth", "rate"),
+    "write_bandwidth": ("write bandwidth", "rate"),
+    "latency": ("latency", "time"),
+    "read_energy": ("read energy", "energy"),
+    "write_energy": ("write energy", "energy"),
+}
+_RATE: dict[str, tuple[str, Kind]] = {
+    "rate": ("rate", "rate"),
+    "energy": ("energy", "energy"),
+    "unattributed": ("unattributed energy, products", "energy"),
+}
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """One number of a chip: where it stands, and what people call it."""
+
+    place: tuple[str, ...]
+    name: str
+    kind: Kind
+
+
+class Sensitivity:
+    """One workload on one chip with its mappings chosen, as a function of the chip's numbers."""
+
+    def __init__(self, workload: Workload, kernels: Sequence[Kernel], chip: Chip, software: Software) -> None:
+        self.chip, self.software, self.kernels = chip, software, list(kernels)
+        self.places: list[Residency] = places_of(self.kernels, workload, chip, software)
+        shapes = [shape_of(k, p, workload) for k, p in zip(self.kernels, self.places, strict=True)]
+        self.distinct: list[KernelShape] = list(dict.fromkeys(shapes))
+        position = {shape: i for i, shape in enumerate(self.distinct)}
+        self.rows = [position[shape] for shape in shapes]
+        self.choices = choose(self.distinct, chip, software)
+        self.dtypes = [engine_dtype(shape, chip) for shape in self.distinct]
+        self.tensors = chip_tensors([chip], [software])
+        self.parameters = self._parameters()
+
+    def _parameters(self) -> list[Parameter]:
+        found = [Parameter((field,), name, kind) for field, (name, kind) in _CHIP.items()]
+        for i, level in enumerate(self.tensors.level_names):
+            for field, (name, kind) in _LEVEL.items():
+                found.append(Parameter(("levels", str(i), field), f"{level} {name}", kind))
+        for dtype in dict.fromkeys(self.dtypes):
+            for field, (name, kind) in _RATE.items():
+                found.append(Parameter(("rates", dtype, field), f"{dtype_name(dtype)} {name}", kind))
+        return found
+
+    def scaled(
+        self, tensors: ChipTensors, rates: RateTensors, dtypes: Sequence[str], scales: Tensor
+    ) -> tuple[ChipTensors, RateTensors]:
+        """The chip with each parameter times its entry of `scales` `[parameter]`."""
+        at = {p.place: scales[i] for i, p in enumerate(self.parameters)}
+        levels = tuple(
+            LevelTensors(
+                **{
+                    f.name: getattr(level, f.name) * at.get(("levels", str(i), f.name), 1.0)
+                    for f in fields(LevelTensors)
+                }
+            )
+            for i, level in enumerate(tensors.levels)
+        )
+        changed: dict[str, Any] = {field: getattr(tensors, field) * at[(field,)] for field in _CHIP}
+        columns: dict[str, Any] = {
+            field: getattr(rates, field) * torch.stack([at[("rates", d, field)] for d in dtypes]).reshape(-1, 1, 1, 1)
+            for field in _RATE
+        }
+        return replace(tensors, levels=levels, **changed), replace(rates, **columns)
+
+    def totals(self, scales: Tensor) -> tuple[Tensor, Tensor, list[Tensor]]:
+        """Seconds, joules, and each kernel's exclusive seconds, with the chosen mappings and scaled parameters."""
+        tensors, rates = self.scaled(self.tensors, rate_tensors([self.chip], self.dtypes), self.dtypes, scales)
+        packed = pack(self.distinct)
+        columns = [torch.tensor(c, dtype=torch.float64) for c in zip(*(c.tile for c in self.choices), strict=True)]
+        m, n, k, split, order = (c.reshape(-1, 1, 1, 1) for c in columns)
+        mapping = MappingBatch(m, n, k, split, order)
+        move = memory_system(self.chip)(packed, mapping, tensors, rates)
+        cost = evaluate(move, packed, tensors, rates, self.software.overlap)
+        shape = cost.latency_s.shape
+        times = [t.expand(shape).reshape(-1) for t in (cost.latency_s, cost.core_s, cost.external_s, cost.overhead_s)]
+        names = ("latency_s", "core_s", "external_s", "overhead_s")
+        timed = []
+        for i, choice in enumerate(self.choices):
+            # The time line only adds and compares, so it takes tensors where it is given them.
+            seconds: dict[str, Any] = {name: t[i] for name, t in zip(names, times, strict=True)}
+            timed.append(replace(choice, **seconds))
+        shares = [cast(Tensor, slot.share_s) for slot in self._slots([timed[row] for row in self.rows])]
+        latency = torch.stack(shares).sum()
+        dynamic = (cost.energy_j - cost.static_energy_j).expand(shape).reshape(-1)
+        energy = dynamic[torch.tensor(self.rows)].sum() + latency * tensors.static_power.reshape(())
+        return latency, energy, shares
+
+    def _slots(self, choices: list[Choice]) -> list[Slot]:
+        if self.chip.memory_system == "cache":
+            return serial(choices)
+        return prefetched(choices, self.places, self.chip.on_chip[-1].usable_bytes)
+
+    def elasticities(self, remap: bool = False) -> list[Elasticity]:
+        """Every parameter's elasticities, the strongest on latency first; `remap` searches again at +-10 %."""
+        scales = torch.ones(len(self.parameters), dtype=torch.float64, requires_grad=True)
+        latency, energy, shares = self.totals(scales)
+        by_layer: dict[str, list[Tensor]] = {}
+        for kernel, share in zip(self.kernels, shares, strict=True):
+            by_layer.setdefault(layer_of(collapse(kernel.path)), []).append(share)
+        (d_latency,) = torch.autograd.grad(latency, scales, retain_graph=True)
+        (d_energy,) = torch.autograd.grad(energy, scales, retain_graph=True)
+        layers = {
+            name: torch.autograd.grad(torch.stack(parts).sum(), scales, retain_graph=True)[0] / latency.detach()
+            for name, parts in by_layer.items()
+        }
+        found = []
+        for i, parameter in enumerate(self.parameters):
+            value = float(d_latency[i] / latency.detach())
+            found.append(
+                Elasticity(
+                    parameter=parameter.name,
+                    kind=parameter.kind,
+                    latency=value,
+                    energy=float(d_energy[i] / energy.detach()),
+                    remapped=self._remapped(i, float(latency.detach())) if remap and abs(value) > 0.01 else None,
+                    layers={name: float(grad[i]) for name, grad in layers.items()},
+                )
+            )
+        return sorted(found, key=lambda e: (-abs(e.latency), -abs(e.energy), e.parameter))
+
+    def _remapped(self, index: int, base: float) -> tuple[float, float]:
+        """Latency elasticities between the chip as it is and with the parameter changed, each searched anew."""
+        found = []
+        for step in (-STEP, STEP):
+            scales = torch.ones(len(self.parameters), dtype=torch.float64)
+            scales[index] += step
+            seconds = self._searched(lambda t, r, d, s=scales: self.scaled(t, r, d, s))
+            found.append(math.log(seconds / base) / math.log(1.0 + step))
+        return found[0], found[1]
+
+    def _searched(self, adjust: Callable[..., tuple[ChipTensors, RateTensors]]) -> float:
+        choices = choose(self.distinct, self.chip, self.software, adjust=adjust)
+        return math.fsum(slot.share_s for slot in self._slots([choices[row] for row in self.rows]))
