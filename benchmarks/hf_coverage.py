@@ -9,8 +9,10 @@ For each type of CONFIG_MAPPING two models are built on meta from the default co
 their module that is made for their configuration. Models that generate run prefill and decode, others one forward.
 
 A row is "ok" when capture, lowering and pricing (one chip) succeed. When they do not, the arbiter runs the same model
-without us: first on meta, then in real memory on the CPU. If both fail, the model's own error is the reason
-and the row counts as "transformers itself cannot run it". Every model runs in a process of its own, with a time limit.
+without us: first on meta, then in real memory on the CPU. If both fail, the model's own error is the reason. Where it
+says that the class, a library or its default configuration is to blame (OWN_FAULT), the row counts as "transformers
+itself cannot run it"; else the inputs made here may be to blame, and the row ("inputs") counts against us. Every model
+runs in a process of its own, with a time limit.
 """
 
 from __future__ import annotations
@@ -25,6 +27,7 @@ import importlib
 import inspect
 import json
 import os
+import re
 import resource
 import signal
 import sys
@@ -53,7 +56,7 @@ HEADS = (
 
 @dataclass
 class Row:
-    """One line of the table. status: ok | refused | transformers | timeout | crash"""
+    """One line of the table. status: ok | refused | inputs | transformers | timeout | crash"""
 
     type: str
     model: str
@@ -290,6 +293,21 @@ def run_row(kind: str, name: str, model: Any, phase: str) -> Row:
     return row
 
 
+OWN_FAULT = re.compile(
+    r"missing the required .forward. function|_forward_unimplemented|no cache in the output of the model"
+    r"|Config' object has no attribute|can only be called on Attention layers|split_sizes to sum exactly"
+    r"|topk\(\): argument 'k' must be int, not NoneType|argument in the config, or it is not set"
+    r"|Input language unknown|set a retriever|^build: |has no model class for this configuration|requires the \w+ library"
+)
+"""Errors of transformers, raised without us, that no inputs can help: no forward, no cache, a library that is not
+installed, a default configuration that lacks what the model reads."""
+
+
+def blamed(reason: str) -> str:
+    """The status of a row that runs neither with nor without us."""
+    return "transformers" if OWN_FAULT.search(reason.split(" || ours:")[0]) else "inputs"
+
+
 # --- the arbiter: transformers without us -----------------------------------------------------------------------------
 
 
@@ -334,11 +352,13 @@ def arbitrate(row: Row, model: Any, phase: str, cls: type, config_class: type) -
                     return
                 except Exception as error:
                     errors.append(one_line(error))
-        row.status, row.reason = "transformers", f"{errors[-1]} || ours: {row.reason}"
+        row.reason = f"{errors[-1]} || ours: {row.reason}"
+        row.status = blamed(row.reason)
     except Timeout:
         row.reason += " | arbiter: timeout"
     except Exception as error:
-        row.status, row.reason = "transformers", f"{one_line(error)} || ours: {row.reason}"
+        row.reason = f"{one_line(error)} || ours: {row.reason}"
+        row.status = blamed(row.reason)
     finally:
         signal.alarm(0)
 
@@ -443,16 +463,24 @@ def summary(rows: list[Row], types: dict[str, str]) -> str:
     """The share over all config classes, and why what is not covered is not."""
     by_class: dict[str, list[Row]] = collections.defaultdict(list)
     for row in rows:
+        if row.status == "transformers":
+            row.status = blamed(row.reason)
         if row.type in types:
             by_class[types[row.type]].append(row)
     count = collections.Counter(verdict(found) for found in by_class.values())
     runnable = count["ok"] + count["not ok"]
+    bad_inputs = sum(
+        {row.status for row in found if row.status not in ("ok", "transformers")} == {"inputs"}
+        for found in by_class.values()
+    )
     states = collections.Counter(row.status for row in rows)
     lines = [
         f"config classes: {len(set(types.values()))}, tried {len(by_class)}",
         f"  transformers itself cannot run: {count['transformers']}",
         f"  runnable: {runnable}, profiled {count['ok']} = {count['ok'] / max(runnable, 1):.1%}"
         f" (of all classes: {count['ok'] / max(len(by_class), 1):.1%})",
+        f"  of the others {bad_inputs} fail only where no inputs made here run in transformers either"
+        f" (without these {count['ok'] / max(runnable - bad_inputs, 1):.1%})",
         "rows: " + ", ".join(f"{name} {n}" for name, n in states.most_common()),
     ]
     covered = [float(row.coverage) for row in rows if row.status == "ok" and row.coverage != ""]

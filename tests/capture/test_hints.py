@@ -96,6 +96,11 @@ def test_a_boolean_index_of_unknown_numbers_by_a_known_mask() -> None:
     assert graph.graph.output_node().meta["val"][0].shape == (3,)
 
 
+def test_repeating_unknown_numbers_known_times() -> None:
+    graph = capture(lambda x: x.repeat_interleave(torch.tensor([1, 0, 2, 3])), (META,))
+    assert graph.graph.output_node().meta["val"][0].shape == (6,)
+
+
 def test_writing_through_an_unknown_mask_keeps_the_shape() -> None:
     def write(x: torch.Tensor) -> torch.Tensor:
         x = x + 1

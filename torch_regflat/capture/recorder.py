@@ -37,6 +37,11 @@ _MASK = re.compile(r"(^|_)(attention_mask|pixel_mask)$")
 _MASKED_WRITES = frozenset({torch.ops.aten.index_put_.default, torch.ops.aten.index_put.default})
 
 
+def _asks_for_rows(error: Exception) -> bool:
+    """Whether a meta kernel gave up because the number of rows depends on values."""
+    return "nonzero" in str(error) or "without output_size" in str(error)
+
+
 def _is_masked(indices: Any) -> bool:
     """Whether elements are picked by a mask: how many are written then depends on values, the shape does not."""
     return any(index is not None and index.dtype in (torch.bool, torch.uint8) for index in indices)
@@ -123,7 +128,7 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
             except Unknown as unknown:
                 if func in _MASKED_WRITES and _is_masked(actual[0][1]):
                     return actual[0][0] if info.writes else torch.empty_like(actual[0][0])
-                if info.data_dependent or isinstance(error, DYNAMIC_SHAPE) or "nonzero" in str(error):
+                if info.data_dependent or isinstance(error, DYNAMIC_SHAPE) or _asks_for_rows(error):
                     return self._of_unknown_size(func, actual, recorded, unknown)
                 raise error from None
             except CaptureError:
@@ -137,6 +142,10 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         if func is torch.ops.aten.index.Tensor:
             with suppress(Unknown):
                 return func(actual[0][0], self._known_indices(recorded[0][1], actual[0][1]))
+        if func is torch.ops.aten.repeat_interleave.self_Tensor:
+            with suppress(Unknown):
+                rows = self.values.run(torch.ops.aten.sum.default, (recorded[0][1],), {})
+                return func(*actual[0], **{**actual[1], "output_size": int(rows)})
         line = user_line()
         hint = self.hints.find(self.stack[-1][0], line)
         if hint is NOTHING:

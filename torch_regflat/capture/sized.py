@@ -25,7 +25,9 @@ def sized(func: Any, actual: tuple[Any, Any], count: int) -> Any:
     if packet is aten.index:
         positions = [_positions(index, count) for index in args[1]]
         return func(source, [part for parts in positions for part in parts])
-    if packet is aten.repeat_interleave and len(args) == 1:
+    if packet is aten.repeat_interleave and len(args) > 1:
+        return func(*args, **{**kwargs, "output_size": count})
+    if packet is aten.repeat_interleave:
         return made(count)
     if packet in (aten._unique2, aten._unique):
         return made(count, dtype=source.dtype), made(*source.shape), made(count)
