@@ -297,7 +297,8 @@ OWN_FAULT = re.compile(
     r"missing the required .forward. function|_forward_unimplemented|no cache in the output of the model"
     r"|Config' object has no attribute|can only be called on Attention layers|split_sizes to sum exactly"
     r"|topk\(\): argument 'k' must be int, not NoneType|argument in the config, or it is not set"
-    r"|Input language unknown|set a retriever|^build: |has no model class for this configuration|requires the \w+ library"
+    r"|Input language unknown|set a retriever|^build: |has no model class for this configuration"
+    r"|requires the \w+ library"
 )
 """Errors of transformers, raised without us, that no inputs can help: no forward, no cache, a library that is not
 installed, a default configuration that lacks what the model reads."""
@@ -352,7 +353,8 @@ def arbitrate(row: Row, model: Any, phase: str, cls: type, config_class: type) -
                     return
                 except Exception as error:
                     errors.append(one_line(error))
-        row.reason = f"{errors[-1]} || ours: {row.reason}"
+        own = next((error for error in errors if OWN_FAULT.search(error)), errors[0])
+        row.reason = f"{own} || ours: {row.reason}"
         row.status = blamed(row.reason)
     except Timeout:
         row.reason += " | arbiter: timeout"

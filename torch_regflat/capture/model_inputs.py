@@ -57,12 +57,22 @@ def _layouts(model: nn.Module) -> list[dict[str, Any]]:
     """Layouts that a declaration leaves open: bins or frames first, one channel or none, a clip or a picture."""
     parameters = inspect.signature(model.forward).parameters
     if "input_features" in parameters:
-        return [{}, {"flip": True}, {"bins": 128}, {"bins": 128, "flip": True}]
+        widths = dict.fromkeys((128, *_first_widths(model)))
+        return [{}, {"flip": True}, *({"bins": w, "flip": flip} for w in widths for flip in (False, True))]
     if "input_values" in parameters:
         return [{}, {"flip": True}]
     config = getattr(model, "config", None)
     clip = "pixel_values" in parameters and any(hasattr(config, n) for n in ("num_frames", "frames_per_clip"))
-    return [{"flip": True}, {}] if clip else [{}]
+    if clip:
+        return [{"flip": True}, {}]
+    return [{}, {"flip": True}] if "pixel_values" in parameters else [{}]
+
+
+def _first_widths(model: nn.Module) -> list[int]:
+    """The width that the first product and the first norm of a model take: that of its features, for many."""
+    linear = next((m.in_features for m in model.modules() if isinstance(m, nn.Linear)), None)
+    norm = next((m.normalized_shape[-1] for m in model.modules() if isinstance(m, nn.LayerNorm)), None)
+    return [width for width in (linear, norm) if width is not None]
 
 
 def describe(kwargs: dict[str, Any]) -> str:
@@ -343,7 +353,12 @@ class Maker:
 
     def pixels(self) -> Tensor:
         if self.is_patched:
-            return self.meta(self.batch * math.prod(self.grid()), self.patch_width)
+            count = self.batch * math.prod(self.grid())
+            if self.flip:
+                return self.meta(count, self.channels, self.patch, self.patch)
+            return self.meta(count, self.patch_width)
+        if self.flip and isinstance(self._patch_embedding(), nn.Linear):
+            return self.meta(self.batch, self.channels, *self.image_size())
         if "aspect_ratio_ids" in self.parameters:  # tiles of one picture
             tiles = int(getattr(self.vision, "max_num_tiles", 4))
             return self.meta(self.batch, 1, tiles, self.channels, *self.image_size())
