@@ -67,6 +67,7 @@ def test_main_job(profiler: Profiler) -> None:
                 "weights": None,
                 "activations": None,
                 "routing_skew": 0.0,
+                "optimizer": "adamw",
                 "strict": False,
                 "trust_remote_code": False,
             },
@@ -93,9 +94,32 @@ def test_every_option_reaches_the_profiler(profiler: Profiler) -> None:
         "weights": "int4",
         "activations": "int8",
         "routing_skew": 0.8,
+        "optimizer": "adamw",
         "strict": True,
         "trust_remote_code": True,
     }
+
+
+def test_phases_side_by_side(profiler: Profiler) -> None:
+    words = "--phase prefill --phase decode --phase train --optimizer none --seq-len 64 --context 32"
+    done = run("profile", "m", *words.split())
+    assert done.exit_code == 0, done.output
+    asked = [(o["phase"], o["seq_len"], o["context"], o["optimizer"]) for _, o in profiler.calls]
+    assert asked == [("prefill", 64, None, None), ("decode", None, 32, None), ("train", 64, None, None)]
+    assert "phases side by side" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ("--format json", "regflat: --format json holds one phase; give --phase once, or --format table"),
+        ("--chip a --chip b", "regflat: phases are compared on one chip; give --chip once, or --phase once"),
+    ],
+)
+def test_phases_side_by_side_are_one_table(profiler: Profiler, words: str, message: str) -> None:
+    done = run("profile", "m", "--phase", "prefill", "--phase", "train", *words.split())
+    assert (done.exit_code, done.stderr) == (2, message + "\n")
+    assert profiler.calls == []
 
 
 @pytest.mark.parametrize(
@@ -155,7 +179,7 @@ def test_refused_before_the_work_starts(profiler: Profiler, arguments: list[str]
 
 
 @pytest.mark.parametrize(
-    "arguments", [["--format", "xml"], ["--phase", "train"], ["--by", "row"], ["--batch", "two"], ["--no"]]
+    "arguments", [["--format", "xml"], ["--phase", "learn"], ["--by", "row"], ["--batch", "two"], ["--no"]]
 )
 def test_click_refuses_the_rest(profiler: Profiler, arguments: list[str]) -> None:
     done = run("profile", "m", *arguments)

@@ -9,7 +9,7 @@ import threading
 import traceback
 import warnings
 from collections.abc import Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -17,7 +17,11 @@ from . import __version__
 from .errors import ChipError, InputError, RegflatError
 from .units import format_si
 
-_PHASES = ("prefill", "decode", "encode", "forward")
+if TYPE_CHECKING:
+    from .profiler import Profile
+
+_PHASES = ("prefill", "decode", "encode", "forward", "train")
+_OPTIMIZERS = ("adamw", "sgd", "sgd-momentum", "none")
 _GROUPINGS = ("op", "kernel", "module", "layer")
 _FORMATS = ("table", "json", "csv")
 _PATIENCE_S = 2.0
@@ -52,7 +56,14 @@ def _one_sentence(verbose: bool = False) -> Iterator[None]:
 
 @main.command()
 @click.argument("model")
-@click.option("--phase", type=click.Choice(_PHASES), help="What to price; by default what the model is made for.")
+@click.option(
+    "--phase",
+    "phases",
+    type=click.Choice(_PHASES),
+    multiple=True,
+    help="What to price; by default what the model is made for. Given several times: phases side by side on one chip.",
+)
+@click.option("--optimizer", type=click.Choice(_OPTIMIZERS), default="adamw", show_default=True, help="For train.")
 @click.option("--batch", type=int, default=1, show_default=True, help="Sequences or images at a time.")
 @click.option("--seq-len", type=int, help="Tokens a sequence.")
 @click.option("--context", type=int, help="Tokens already in the KV cache, for --phase decode.")
@@ -100,29 +111,51 @@ def _profile(model: str, verbose: bool, **options: Any) -> str:
         _check_positive(f"--{name.replace('_', '-')}", options[name])
     layout = {name: options[name] for name in ("by", "expand", "sort_by", "row_limit")}
     _check_layout(options["sort_by"], options["output"])
+    phases: tuple[str | None, ...] = options["phases"] or (None,)
+    if len(phases) > 1:
+        _check_side_by_side(options)
     with _waiting(f"profiling {model}", options["quiet"]), _warnings(options["quiet"]):
-        from .profiler import profile_model
-
-        prof = profile_model(
-            model,
-            phase=options["phase"],
-            batch=options["batch"],
-            seq_len=options["seq_len"],
-            context=options["context"],
-            chips=list(options["chips"]) or ["h100-sxm"],
-            dtype=options["dtype"],
-            kv_dtype=options["kv_dtype"],
-            weights=options["weights"],
-            activations=options["activations"],
-            routing_skew=options["routing_skew"],
-            strict=options["strict"],
-            trust_remote_code=options["trust_remote_code"],
-        )
+        profiles = [_profile_phase(model, phase, options) for phase in phases]
     from .report import render
 
+    if len(profiles) > 1:
+        from .report.compare import phases_side_by_side
+
+        return phases_side_by_side([prof.result for prof in profiles])
+    prof = profiles[0]
     if options["format_"] == "table":
         return render(prof.result, "table", **layout, wide=verbose, width=_width(options["output"]))
     return render(prof.result, options["format_"], **layout)
+
+
+def _profile_phase(model: str, phase: str | None, options: dict[str, Any]) -> Profile:
+    """One phase of a model; of several, each takes the lengths that it knows."""
+    from .profiler import profile_model
+
+    several = len(options["phases"]) > 1
+    return profile_model(
+        model,
+        phase=phase,
+        batch=options["batch"],
+        seq_len=None if several and phase == "decode" else options["seq_len"],
+        context=None if several and phase != "decode" else options["context"],
+        chips=list(options["chips"]) or ["h100-sxm"],
+        dtype=options["dtype"],
+        kv_dtype=options["kv_dtype"],
+        weights=options["weights"],
+        activations=options["activations"],
+        routing_skew=options["routing_skew"],
+        optimizer=None if options["optimizer"] == "none" else options["optimizer"],
+        strict=options["strict"],
+        trust_remote_code=options["trust_remote_code"],
+    )
+
+
+def _check_side_by_side(options: dict[str, Any]) -> None:
+    if options["format_"] != "table":
+        raise InputError(f"--format {options['format_']} holds one phase; give --phase once, or --format table")
+    if len(options["chips"]) > 1:
+        raise InputError("phases are compared on one chip; give --chip once, or --phase once")
 
 
 def _check_positive(option: str, value: int | None) -> None:

@@ -29,6 +29,7 @@ from .capture.hints import Hints
 from .capture.live import LiveRecorder
 from .capture.model_inputs import describe as describe_inputs
 from .capture.record import capture
+from .capture.training import capture_training
 from .cost import MODEL_VERSION
 from .errors import CapacityError, CaptureError, InputError, UnmodelledError
 from .hardware.chip import Chip
@@ -156,6 +157,33 @@ def profile(
         return _finish(graph, chips, strict, _Labels(model=label, phase="forward"), _module_bytes(model), changes)
 
 
+def profile_training(
+    model: nn.Module | Callable[..., Any],
+    args: Any = (),
+    kwargs: dict[str, Any] | None = None,
+    *,
+    optimizer: str | None = "adamw",
+    loss: Callable[[Any], torch.Tensor] | None = None,
+    chip: ChipLike | Sequence[ChipLike] = DEFAULT_CHIP,
+    strict: bool = False,
+    name: str | None = None,
+) -> Profile:
+    """Profile one training step: forward, backward and optimizer (`adamw`, `sgd`, `sgd-momentum` or None).
+
+    `loss` makes a scalar of what the model returns; without it that is the model's own loss where it gives one, else
+    the sum of its outputs. Parameters, gradients and optimizer state have the dtype of the model's parameters.
+    """
+    if not callable(model):
+        raise InputError(f"profile_training() takes a module or a function, found {type(model).__name__}")
+    chips = _load(chip)
+    args = (args,) if isinstance(args, torch.Tensor) else tuple(args)
+    label = name or str(getattr(model, "__qualname__", type(model).__name__))
+    with _guard():
+        graph = capture_training(model, args, kwargs, optimizer=optimizer, loss=loss)
+        labels = _Labels(model=label, phase="train", notes=(_optimizer_note(optimizer),))
+        return _finish(graph, chips, strict, labels, _module_bytes(model), _Changes())
+
+
 def profile_model(
     spec: str | nn.Module,
     *,
@@ -166,6 +194,7 @@ def profile_model(
     chips: ChipLike | Sequence[ChipLike] = DEFAULT_CHIP,
     dtype: str | None = None,
     kv_dtype: str | None = None,
+    optimizer: str | None = "adamw",
     strict: bool = False,
     trust_remote_code: bool = False,
     weights: str | None = None,
@@ -175,8 +204,9 @@ def profile_model(
 ) -> Profile:
     """Profile a model by shipped name, folder with a `config.json`, hub id or `module:factory`, in one phase.
 
-    `seq_len` is the number of new tokens of a prefill, `context` the tokens already cached for a decode step.
-    `weights`, `activations` and `routing_skew` are as of `profile`.
+    `seq_len` is the number of new tokens of a prefill, `context` the tokens already cached for a decode step. The
+    phase `train` is a training step with the `optimizer` of `profile_training`. `weights`, `activations` and
+    `routing_skew` are as of `profile`.
     """
     from .capture.huggingface import prepare
 
@@ -193,7 +223,15 @@ def profile_model(
             kv_dtype=kv_dtype,
             trust_remote_code=trust_remote_code,
         )
-        graph, ready = _capture_prepared(ready, hints)
+        notes = ready.notes
+        if ready.phase == "train":
+            if weights is not None:
+                raise InputError(f"weights in {weights} are for inference; a training step updates the model's own")
+            graph = capture_training(ready.model, ready.args, ready.kwargs, optimizer=optimizer, train_mode=True)
+            notes += (_optimizer_note(optimizer),)
+        else:
+            graph, ready = _capture_prepared(ready, hints)
+            notes = ready.notes
         labels = _Labels(
             model=ready.name,
             phase=ready.phase,
@@ -202,7 +240,7 @@ def profile_model(
             batch=ready.batch,
             seq_len=ready.seq_len,
             context=ready.context,
-            notes=ready.notes,
+            notes=notes,
         )
         changes = replace(changes, kv_bits=ready.kv_bits)
         return _finish(graph, loaded, strict, labels, _module_bytes(ready.model), changes)
@@ -338,7 +376,7 @@ def _finish(
     results = []
     for chip in chips:
         check_dtypes(kernels, chip)
-        fits = does_it_fit(work, kernels, chip, weights_bytes)
+        fits = does_it_fit(work, chip, weights_bytes)
         if strict and not fits.fits:
             raise CapacityError(
                 f"{labels.model} does not fit {chip.name}: needs {fits.needs_bytes / 1e9:.1f} GB, "
@@ -380,6 +418,12 @@ def _refuse_unmodelled(model: str, work: Workload) -> None:
 def check_chips(chips: ChipLike | Sequence[ChipLike]) -> None:
     """Refuse unknown chips before anything is recorded for them."""
     _load(chips)
+
+
+def _optimizer_note(optimizer: str | None) -> str:
+    if optimizer is None:
+        return "training step without optimizer: forward and backward"
+    return f"training step with {optimizer}; gradients and optimizer state in the dtype of each parameter"
 
 
 def _load(chips: ChipLike | Sequence[ChipLike]) -> list[Chip]:

@@ -62,6 +62,8 @@ class KernelCost:
     candidates: int = 1
     reason: str = ""
     modelled: bool = True
+    phase: str = ""
+    """Of a training step: `forward`, `recompute`, `backward` or `optimizer`."""
 
     @property
     def energy_j(self) -> float:
@@ -108,7 +110,11 @@ class Coverage:
 
 @dataclass(frozen=True, slots=True)
 class Fit:
-    """Does it fit? `needs_bytes` is weights + KV cache + other state + the peak of live activations."""
+    """Does it fit? `needs_bytes` is weights + KV cache + gradients + optimizer state + the peak of live activations.
+
+    Buffers count as weights. Activations are those alive at once as the operators run one by one, those kept for the
+    backward included; gradients of parameters are not among them.
+    """
 
     fits: bool
     needs_bytes: int
@@ -118,6 +124,8 @@ class Fit:
     activations_bytes: int
     chips: int = 1
     """At least so many chips of this kind hold it."""
+    gradients_bytes: int = 0
+    optimizer_bytes: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -141,6 +141,8 @@ class Operation:
     modelled: bool = True
     node: str = ""
     dtype: str = ""
+    phase: str = ""
+    """Of a training step: `forward`, `backward`, `recompute` or `optimizer`."""
 
     @property
     def tensors(self) -> tuple[int, ...]:

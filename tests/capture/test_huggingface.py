@@ -242,11 +242,11 @@ class TestPhases:
                 {"context": 4},
                 "context is the length of the cache that decode reads; prefill takes seq_len",
             ),
-            ("llama-3-8b", {"phase": "train"}, "unknown phase 'train'; the phases of llama-3-8b are prefill, decode"),
+            ("llama-3-8b", {"phase": "learn"}, "unknown phase 'learn'; the phases of llama-3-8b are prefill, decode"),
             (
                 "bert-large",
                 {"phase": "decode"},
-                "bert-large is an encoder and has no decode; its phases are encode, forward",
+                "bert-large is an encoder and has no decode; its phases are encode, forward, train",
             ),
             ("bert-large", {"seq_len": 513}, "seq_len 513 is beyond the 512 positions of bert-large"),
             ("vit-large", {"seq_len": 4}, "vit-large reads pixel_values of a fixed size; it takes no seq_len"),

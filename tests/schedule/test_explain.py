@@ -31,7 +31,7 @@ def mlp() -> Workload:
 def test_it_agrees_with_the_profile(name: str) -> None:
     work, chip = mlp(), load(name)
     kernels = form_kernels(work)
-    costs = run(work, kernels, chip, for_chip(chip), fit(work, kernels, chip)).kernels
+    costs = run(work, kernels, chip, for_chip(chip), fit(work, chip)).kernels
     (found,) = explain(work, kernels, chip, for_chip(chip), "0")
     assert found.mapping == costs[0].mapping
     assert found.busy_s == pytest.approx(costs[0].busy_s)

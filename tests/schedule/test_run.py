@@ -43,7 +43,7 @@ def cnn() -> Workload:
 def priced(work: Workload, name: str) -> ChipResult:
     chip = load(name)
     kernels = form_kernels(work)
-    return run(work, kernels, chip, for_chip(chip), fit(work, kernels, chip))
+    return run(work, kernels, chip, for_chip(chip), fit(work, chip))
 
 
 @pytest.mark.parametrize("name", CHIPS)

@@ -20,6 +20,10 @@ from torch.nn.modules import module as _nn_module
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode as TorchDispatchMode
 
+_lock = threading.Lock()
+_implemented: dict[str, tuple[torch.library.Library, int]] = {}
+"""Operators that are implemented otherwise for now, and how many captures ask for it."""
+
 _HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 
 BASE_ATTRIBUTES = frozenset(torch.nn.Module().__dict__) | {"_forward_hooks_with_kwargs", "_is_hf_initialized"}
@@ -41,6 +45,33 @@ def without_dispatch() -> AbstractContextManager[Any]:
     """Within this, operators pass dispatch modes by."""
     guard: AbstractContextManager[Any] = torch._C._DisableTorchDispatch()
     return guard
+
+
+def below_autograd() -> AbstractContextManager[Any]:
+    """Within this, operators reach a dispatch mode whole, without gradients."""
+    guard: AbstractContextManager[Any] = torch._C._AutoDispatchBelowAutograd()
+    return guard
+
+
+@contextmanager
+def implemented_for_meta_gradients(name: str, function: Callable[..., Any]) -> Iterator[None]:
+    """Within this, the composite operator `aten::name` on meta tensors with autograd is `function`."""
+    with _lock:
+        found = _implemented.get(name)
+        if found is None:
+            library = torch.library.Library("aten", "IMPL")  # type: ignore[no-untyped-call]
+            library.impl(name, function, "AutogradMeta")  # type: ignore[no-untyped-call]
+            found = (library, 0)
+        _implemented[name] = (found[0], found[1] + 1)
+    try:
+        yield
+    finally:
+        with _lock:
+            library, users = _implemented.pop(name)
+            if users > 1:
+                _implemented[name] = (library, users - 1)
+            else:
+                library._destroy()  # type: ignore[no-untyped-call]
 
 
 def storage_key(tensor: torch.Tensor) -> int:
@@ -189,7 +220,6 @@ class _Handlers(threading.local):
 
 
 _handlers = _Handlers()
-_lock = threading.Lock()
 _users = 0
 _originals: dict[tuple[Any, str], Any] = {}
 

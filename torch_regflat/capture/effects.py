@@ -27,6 +27,8 @@ class CallInputs:
 
     def __init__(self, index: int, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         self.index = index
+        self.cut: list[tuple[int, torch.Tensor]] = []
+        """Where gradients are recorded: the leaf of autograd that stands for a tensor, by position in `tensors`."""
         self.leaves, self.spec = pytree.tree_flatten((args, kwargs), is_leaf=is_cache)
         self.tensors: list[torch.Tensor] = []
         self.objects: list[Any] = []

@@ -128,18 +128,19 @@ def _prepare_factory(
 ) -> Prepared:
     model, args, kwargs = factory.load(spec.name)
     if args is None:
-        if phases_of(model) != ("forward",):
+        if phases_of(model)[0] != "forward":
             return prepare_model(model, spec.name, phase, batch, seq_len, context, kv_dtype)
         raise ModelError(
             f"{spec.name} gave a module without inputs; return (model, args) or (model, args, kwargs), "
             "or give the module a method example_inputs()"
         )
-    if phase not in (None, "forward"):
-        raise InputError(f"{spec.name} brings its own inputs and has no {phase}; its phase is forward")
+    if phase not in (None, "forward", "train"):
+        raise InputError(f"{spec.name} brings its own inputs and has no {phase}; its phases are forward, train")
     if batch != 1 or seq_len is not None or context is not None:
         raise InputError(f"{spec.name} brings its own inputs; choose batch, seq_len and context in that function")
     dtype = next((str(p.dtype).removeprefix("torch.") for p in model.parameters() if p.is_floating_point()), "float32")
-    return Prepared(model, args, kwargs, spec.name, "forward", f"inputs of {spec.name}", dtype)
+    chosen: Phase = "train" if phase == "train" else "forward"
+    return Prepared(model, args, kwargs, spec.name, chosen, f"inputs of {spec.name}", dtype)
 
 
 def _shipped(name: str) -> ModelSpec:

@@ -23,7 +23,7 @@ from .model_inputs import describe as describe_inputs
 from .prefill import run_prefill
 from .record import capture_with_result
 
-Phase = Literal["prefill", "decode", "encode", "forward"]
+Phase = Literal["prefill", "decode", "encode", "forward", "train"]
 
 DTYPES: dict[str, torch.dtype] = {
     "bf16": torch.bfloat16,
@@ -110,9 +110,9 @@ def phases_of(model: nn.Module) -> tuple[Phase, ...]:
     """Return the phases a model has, its usual one first."""
     config = getattr(model, "config", None)
     if config is None or not hasattr(model, "main_input_name"):
-        return ("forward",)
+        return ("forward", "train")
     generates = getattr(model, "can_generate", lambda: False)()
-    return ("prefill", "decode", "forward") if generates else ("encode", "forward")
+    return ("prefill", "decode", "forward", "train") if generates else ("encode", "forward", "train")
 
 
 def positions_of(model: nn.Module) -> int | None:
@@ -195,7 +195,7 @@ def _check(
     if chosen not in get_args(Phase):
         raise InputError(f"unknown phase {phase!r}; the phases of {name} are {', '.join(known)}")
     if chosen not in known:
-        kind = "an encoder" if known[0] == "encode" else "a module without a cache" if len(known) == 1 else "a decoder"
+        kind = "an encoder" if known[0] == "encode" else "a module without a cache" if len(known) == 2 else "a decoder"
         raise InputError(f"{name} is {kind} and has no {chosen}; its phases are {', '.join(known)}")
     for label, value in (("batch", batch), ("seq_len", seq_len), ("context", context)):
         if value is not None and value < 1:
@@ -244,13 +244,15 @@ def _whole(request: _Request) -> tuple[dict[str, Any], str, Iterator[dict[str, A
     extra = {"use_cache": request.phase == "prefill"} if phases_of(request.model)[0] == "prefill" else {}
     found = candidates(request.model, request.batch, int(request.seq_len or DEFAULT_TOKENS))
     others = ({**kwargs, **extra} for kwargs in found)
-    if not _is_plain(request):
+    if request.phase != "train" and not _is_plain(request):
         kwargs = next(others, None)
         if kwargs is None:
             raise InputError(f"no inputs can be made for {request.name}; {_OWN_INPUTS}")
         return kwargs, describe_inputs(kwargs), others
     kwargs, text = _main(request)
     kwargs.update(extra)
+    if request.phase == "train":
+        return *_with_labels(request, kwargs, text), iter(())
     if getattr(request.config, "is_encoder_decoder", False):
         tokens = 1 if _main_input(request) == "input_ids" else int(request.seq_len or 1)
         kwargs["decoder_input_ids"] = request.ids(tokens)
@@ -274,6 +276,23 @@ def _is_plain(request: _Request) -> bool:
     return main == "input_ids" or (
         main == "pixel_values" and isinstance(getattr(request.config, "image_size", None), int)
     )
+
+
+def _with_labels(request: _Request, kwargs: dict[str, Any], text: str) -> tuple[dict[str, Any], str]:
+    """Inputs of a training step: with labels where the model computes a loss of them, so that the loss is its own."""
+    two_stacks = bool(getattr(request.config, "is_encoder_decoder", False))
+    takes = inspect.signature(request.model.forward).parameters
+    kind = type(request.model).__name__
+    if "labels" in takes and not kind.endswith(("QuestionAnswering", "MultipleChoice", "PreTraining")):
+        tokens = int(request.seq_len or 1)
+        of_tokens = _main_input(request) == "input_ids" or two_stacks
+        whole = not of_tokens or "SequenceClassification" in kind
+        kwargs["labels"] = request.ids(1)[:, 0] if whole else request.ids(tokens)
+        return kwargs, f"{text}, labels {list(kwargs['labels'].shape)}"
+    if two_stacks:
+        kwargs["decoder_input_ids"] = request.ids(int(request.seq_len or 1))
+        text += f", decoder_input_ids {list(kwargs['decoder_input_ids'].shape)}"
+    return kwargs, text
 
 
 def _decode(request: _Request) -> tuple[dict[str, Any], tuple[Any, ...], str]:

@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from .record import capture_with_result
 from .scans import fused_scans
 
 _Key = tuple[Any, ...]
@@ -27,6 +28,14 @@ def run_prefill(model: nn.Module, kwargs: dict[str, Any]) -> Any:
 
     A model in real memory is neither moved nor changed: its parameters and buffers are stood in for.
     """
+    try:
+        return _run_prefill(model, kwargs)
+    except RuntimeError:
+        # It asks for the value of a tensor, which recording can answer where it is known.
+        return capture_with_result(model, (), kwargs, restore=False).result
+
+
+def _run_prefill(model: nn.Module, kwargs: dict[str, Any]) -> Any:
     state = dict([*model.named_parameters(remove_duplicate=False), *model.named_buffers(remove_duplicate=False)])
     with torch.inference_mode(), fused_scans(), skip_repeated_layers(model):
         if all(tensor.is_meta for tensor in state.values()):
@@ -140,10 +149,19 @@ def _copy_state(cache: Any, source: int | None, target: int | None) -> bool:
         return False
     state = copy.copy(layers[source])
     for name, value in vars(state).items():
-        if isinstance(value, Tensor):
-            setattr(state, name, torch.empty_like(value) if value.is_meta else value.clone())
+        if isinstance(value, (Tensor, dict, list)):
+            setattr(state, name, _of_its_own(value))
     layers[target:] = [state, *layers[target + 1 :]]
     return True
+
+
+def _of_its_own(value: Any) -> Any:
+    """The same in storage of its own; recurrent states are in dicts."""
+    if isinstance(value, Tensor):
+        return torch.empty_like(value) if value.is_meta else value.clone()
+    if isinstance(value, dict):
+        return {key: _of_its_own(item) for key, item in value.items()}
+    return [_of_its_own(item) for item in value] if isinstance(value, list) else value
 
 
 def _mark_updated(values: tuple[Any, ...], source: int | None, target: int | None) -> None:

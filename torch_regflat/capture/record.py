@@ -118,7 +118,7 @@ class _Run:
         given.state((self.args, self.kwargs, self.kv_cache))
         finished = False
         try:
-            with _no_collection(), torch.inference_mode():
+            with no_collection(), torch.inference_mode():
                 args, kwargs = Inputs(recorder, self.fn, self.kv_cache).add(self.args, self.kwargs)
                 with fused_scans(), intercepted(recorder), recorder:
                     result = self._call(recorder, args, kwargs)
@@ -141,7 +141,7 @@ class _Run:
 
 
 @contextmanager
-def _no_collection() -> Iterator[None]:
+def no_collection() -> Iterator[None]:
     """Without garbage collection: thousands of new nodes would set off searches of all that was ever imported."""
     was_enabled = gc.isenabled()
     gc.disable()

@@ -65,7 +65,8 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
     ) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.name, self.home = name, home
-        self.graph = Graph()
+        self.graph = self.main = Graph()
+        """Where operators go, and where what the graph refers to goes: the same but for parts kept to be copied."""
         self.nodes: list[Node] = []
         self.twins = Twins()
         self.values = Values()
@@ -271,6 +272,7 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self.twins.keep.append(twin)
 
     def append(self, func: Any, info: OpInfo, args: Any, kwargs: Any, out: Any) -> Node:
+        """Add a call of an operator to the graph; `out` is what it gave."""
         self._check_layout(out)
         node = self.add(self.graph.call_function(func, args, kwargs), out)
         for position, name in info.writes:
@@ -299,10 +301,14 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         return self._note(node, value, self._storage(value))
 
     def _note(self, node: Node, value: Any, storage: Any) -> Node:
-        node.meta = {"val": value, "module_path": self.stack[-1][0], "storage": storage}
+        node.meta = {"val": value, **self.place(), "storage": storage}
         self.values.order[node] = len(self.nodes)
         self.nodes.append(node)
         return node
+
+    def place(self) -> dict[str, Any]:
+        """Where in the model the code is that runs now, as the meta of a node says it."""
+        return {"module_path": self.stack[-1][0]}
 
     def _storage(self, value: Any) -> Any:
         if isinstance(value, torch.Tensor):
@@ -355,7 +361,7 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         """A get_attr node of its own for a constant that the code makes anew each time."""
         target = self.names.unique("_tensor_constant")
         value = torch.empty_strided(tensor.size(), tensor.stride(), dtype=tensor.dtype, device="meta")
-        node = self.add(self.graph.create_node("get_attr", target), value)
+        node = self.add(self.main.create_node("get_attr", target), value)
         self.twins.outside.add(node.meta["storage"])
         node.meta["role"] = "state"
         self.constants.add(node)
@@ -365,7 +371,7 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         return node
 
     def _get_attr(self, tensor: torch.Tensor, target: str, like: Node | None) -> Node:
-        node = self.graph.create_node("get_attr", target)
+        node = self.main.create_node("get_attr", target)
         if like is None:
             with self.paused():
                 value = key = self.twins.make(tensor)

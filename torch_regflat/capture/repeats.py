@@ -30,8 +30,13 @@ Call = Callable[..., Any]
 class Leak(BaseException):
     """A tensor from inside a layer that was copied is used outside of it, by a way that is not followed.
 
-    Not an Exception, so that no handler in the user's model takes it for one of its own.
+    `built` is the fingerprint of such layers, where it is known. Not an Exception, so that no handler in the user's
+    model takes it for one of its own.
     """
+
+    def __init__(self, built: Hashable | None = None) -> None:
+        super().__init__()
+        self.built = built
 
 
 class Repeats:
@@ -50,15 +55,20 @@ class Repeats:
         if place is None or not self._enabled:
             return call(module, *args, **kwargs)
         built = fingerprint(module, place.index, place.count)
-        if built is None or self._tries.get(built, 0) >= MAX_TEMPLATES:
+        if built is None or not self._wanted(built) or self._tries.get(built, 0) >= MAX_TEMPLATES:
             return call(module, *args, **kwargs)
         with self._recorder.paused():
             inputs = CallInputs(place.index, args, kwargs)
             signature = self._signature(inputs)
             for known, template in self._templates.get(built, ()):
                 if not template.dead and known == signature:
-                    return Replay(template, module, inputs).run()
-            before = Before(self._recorder, module, inputs)
+                    return self._copy(template, module, inputs)
+            outer, entered = inputs, self._enter(inputs, args, kwargs)
+            if entered is not None:
+                inputs, args, kwargs = entered
+                before = Before(self._recorder, module, inputs)
+        if entered is None:
+            return call(module, *args, **kwargs)
         with watched(module, place.index) as watch:
             result = call(module, *args, **kwargs)
         self._tries[built] = self._tries.get(built, 0) + 1
@@ -76,9 +86,30 @@ class Repeats:
                 if watch.has_index and template.picks(place.index):
                     raise NotRepeatable("it may take its part of a tensor for all layers")
             except NotRepeatable:
-                return result
+                return self._refuse(built, result)
             self._templates.setdefault(built, []).append((signature, template))
             self._seal(template)
+            return self._leave(template, built, outer, result)
+
+    def _wanted(self, built: Hashable) -> bool:
+        """Whether layers built like this may be copied."""
+        return True
+
+    def _copy(self, template: Template, module: torch.nn.Module, inputs: CallInputs) -> Any:
+        return Replay(template, module, inputs).run()
+
+    def _enter(
+        self, inputs: CallInputs, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> tuple[CallInputs, tuple[Any, ...], dict[str, Any]] | None:
+        """What a layer that may become a template is run with; None if it must not."""
+        return inputs, args, kwargs
+
+    def _leave(self, template: Template, built: Hashable, outer: CallInputs, result: Any) -> Any:
+        """What a new template's own call returns."""
+        return result
+
+    def _refuse(self, built: Hashable, result: Any) -> Any:
+        """What the call of a layer returns that cannot be a template."""
         return result
 
     def _signature(self, inputs: CallInputs) -> list[Hashable]:

@@ -192,21 +192,26 @@ class Replay:
         self.template, self.recorder, self.module, self.inputs = template, template.recorder, module, inputs
         self.own = list(own_tensors(module))
         names = self.recorder.names
-        self._paths = dict(zip(template.paths, map(names.module, submodules(module)), strict=True))
+        self.paths = dict(zip(template.paths, map(names.module, submodules(module)), strict=True))
         self._path = ""
-        self._nodes: dict[Node, Node] = {}
+        self.nodes: dict[Node, Node] = {}
         self._numbers: dict[int, int] = {}
         self._storages: dict[int, torch.UntypedStorage] = {}
-        self._made: dict[int, torch.Tensor] = {}
+        self.made: dict[int, torch.Tensor] = {}
 
     def run(self) -> Any:
         """Append the copies and return what the module would have returned."""
         template = self.template
         template.replays += 1
         for node in template.nodes:
-            self._copy(node)
+            self.copy(node)
+        return self.finish()
+
+    def finish(self) -> Any:
+        """Do to the state what the layer did to it, and return what it would have returned."""
+        template = self.template
         for source, node in template.rebound:
-            self.recorder.bind(self._taken(source), self._nodes[node])
+            self.recorder.bind(self._taken(source), self.nodes[node])
         for at, path, value in template.changes:
             holder = self.inputs.objects[at]
             for step in path[:-1]:
@@ -214,9 +219,9 @@ class Replay:
             state.put(holder, path[-1], self.inputs.index, self._build(value))
         return pytree.tree_unflatten([self._build(value) for value in template.result], template.result_spec)
 
-    def _copy(self, node: Node) -> None:
+    def copy(self, node: Node) -> None:
         recorder, meta = self.recorder, node.meta
-        path = self._path = self._paths.get(meta["module_path"]) or meta["module_path"]
+        path = self._path = self.paths.get(meta["module_path"]) or meta["module_path"]
         args = map_arg(node.args, self._resolve)
         kwargs = map_arg(node.kwargs, self._resolve) if node.kwargs else {}
         copied = call_function(recorder.graph, node.target, args, kwargs, node.name)
@@ -224,21 +229,23 @@ class Replay:
         copied.meta = {
             "val": meta["val"],
             "module_path": path,
-            "storage": self._number(storage) if type(storage) is int else self._tuple(storage),
+            "storage": self.number(storage) if type(storage) is int else self._tuple(storage),
             "template": meta.get("template", node),
         }
+        if "phase" in meta:
+            copied.meta["phase"] = meta["phase"]
         recorder.values.order[copied] = len(recorder.nodes)
         recorder.nodes.append(copied)
-        self._nodes[node] = copied
+        self.nodes[node] = copied
         if node in self.template.writes:
             for number in self.template.writes[node]:
-                recorder.values.note_write(copied, self._number(number))
+                recorder.values.note_write(copied, self.number(number))
 
     def _resolve(self, used: Node) -> Node:
         """The copy of a node, or what takes the place of one from outside the template."""
-        return self._nodes.get(used) or self._outside(used, self._path)
+        return self.nodes.get(used) or self.outside(used, self._path)
 
-    def _outside(self, node: Node, path: str) -> Node:
+    def outside(self, node: Node, path: str) -> Node:
         """The node that takes the place of one from outside the template."""
         kind, what = self.template.sources[node]
         recorder = self.recorder
@@ -254,7 +261,7 @@ class Replay:
             found = known or recorder.attribute(tensor, self._name(tensor), node if kind == "own" else None)
             if known is None:
                 found.meta["module_path"] = path
-        self._nodes[node] = found
+        self.nodes[node] = found
         return found
 
     def _name(self, tensor: torch.Tensor) -> str | None:
@@ -274,9 +281,9 @@ class Replay:
     def _tuple(self, storage: Any) -> Any:
         if isinstance(storage, tuple):
             return tuple(map(self._tuple, storage))
-        return None if storage is None else self._number(storage)
+        return None if storage is None else self.number(storage)
 
-    def _number(self, number: int) -> int:
+    def number(self, number: int) -> int:
         """The storage number that takes the place of the template's."""
         found = self._numbers.get(number)
         if found is None:
@@ -298,7 +305,7 @@ class Replay:
         if isinstance(value, Leaf):
             return self.inputs.leaves[value.at]
         if isinstance(value, Made):
-            return self._tensor(value)
+            return self.tensor(value)
         return self._object(value)
 
     def _object(self, value: NewObject) -> Any:
@@ -313,13 +320,13 @@ class Replay:
             object.__setattr__(made, key, part)
         return made
 
-    def _tensor(self, made: Made) -> torch.Tensor:
-        tensor = self._made.get(id(made.like))
+    def tensor(self, made: Made) -> torch.Tensor:
+        tensor = self.made.get(id(made.like))
         if tensor is None:
-            number = self._number(made.number)
-            tensor = self._made[id(made.like)] = on_storage(self._storage(made), made.like)
+            number = self.number(made.number)
+            tensor = self.made[id(made.like)] = on_storage(self._storage(made), made.like)
             self.recorder.twins.assign(tensor, number)
-            self.recorder.bind(tensor, self._nodes[made.node])
+            self.recorder.bind(tensor, self.nodes[made.node])
         return tensor
 
     def _storage(self, made: Made) -> torch.UntypedStorage:
@@ -327,7 +334,7 @@ class Replay:
             taken = self._taken(self.template.numbers[made.number])
             self.recorder.node(taken)
             return self.recorder.twin(taken).untyped_storage()
-        if self._number(made.number) == made.number:
+        if self.number(made.number) == made.number:
             return made.like.untyped_storage()
         if made.number not in self._storages:
             self._storages[made.number] = new_storage(made.like.untyped_storage().nbytes())

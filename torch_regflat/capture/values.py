@@ -51,6 +51,13 @@ class Values:
         self.writers.setdefault(number, []).append(node)
         self.writes.setdefault(node, []).append(number)
 
+    def forget_writes(self, node: Node) -> list[int]:
+        """Take back what was noted of a node; returns the storages it writes to."""
+        numbers = self.writes.pop(node)
+        for number in numbers:
+            self.writers[number].remove(node)
+        return numbers
+
     def evaluate(self, node: Node) -> Any:
         """The exact value of `node`, or `Unknown`."""
         return self.run(node.target, (node,), {}, lambda target, args, kwargs: args[0])

@@ -104,7 +104,7 @@ class _State:
             return None
         return Operation(
             self.count, old.target, path_of(node), old.nests, inputs, outputs,
-            old.shapes, old.modelled, node.name, old.dtype,
+            old.shapes, old.modelled, node.name, old.dtype, meta.get("phase", ""),
         )  # fmt: skip
 
     def _lower(self, node: fx.Node) -> Operation:
@@ -132,6 +132,7 @@ class _State:
         operation = Operation(
             self.count, name, path_of(node), nests, inputs, (*written, *[inputs[i] for i in returned]),
             " ".join([layout[1] for layout in layouts]), modelled, node.name, layouts[0][2] if layouts else "",
+            node.meta.get("phase", ""),
         )  # fmt: skip
         sources = [places[key][0] for key in order]
         given_by = input_nodes(node)

@@ -150,7 +150,13 @@ def _optimizer(vector: float, special: float) -> Formula:
 
 
 def _step(call: Call, vector: float, special: float) -> LoopNest:
-    return flat(call, call.inputs, call.out, vector=vector, special=special, kind="pointwise")
+    """Reads parameters, gradients and state; writes parameters and state. Gradients are `(b!)` in the schema because a
+    gradient scaler divides them in place: without one they are only read."""
+    writes = call.out
+    if call.arg("grad_scale") is None:
+        count = len(call.arg("self", call.args[0]))
+        writes = [*call.out[:count], *call.out[2 * count :]]
+    return flat(call, call.inputs, writes, vector=vector, special=special, kind="pointwise")
 
 
 for _name, (_vector, _special) in OPTIMIZERS.items():

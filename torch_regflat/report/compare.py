@@ -1,11 +1,12 @@
-"""Chips side by side, with ratios to the first."""
+"""Chips side by side, with ratios to the first; phases of one model side by side."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from ..result import ChipResult
+from ..result import ChipResult, Fit, KernelCost, Result
 from ..units import format_bytes
 from .grid import Column, grid
 from .rows import external_level
@@ -55,6 +56,81 @@ def ratio(value: float | None, base: float | None) -> str:
         decimals = 1 if abs(quotient) >= 99.95 else decimals
         return f"{quotient:.{decimals}f}x"
     return f"{quotient:.2e}x"
+
+
+def phases_side_by_side(results: Sequence[Result]) -> str:
+    """A table of several phases of one model on one chip: a line a figure, a column a phase."""
+    chips = [result.chips[0] for result in results]
+    lines = [
+        Line("precision", tuple(result.dtype or "-" for result in results)),
+        Line("inputs", tuple(_inputs(result) for result in results)),
+        *_phase_lines(chips),
+    ]
+    columns = [Column("", tuple(line.name for line in lines), align="left")]
+    columns += [Column(result.phase, tuple(line.texts[i] for line in lines)) for i, result in enumerate(results)]
+    title = f"{results[0].model} on {chips[0].chip}, phases side by side"
+    notes = list(dict.fromkeys(note for result in results for note in result.notes))
+    return "\n\n".join([title, grid(columns), *(["\n".join(f"note: {n}" for n in notes)] if notes else [])]) + "\n"
+
+
+def _inputs(result: Result) -> str:
+    named = [("batch", result.batch), ("seq", result.seq_len), ("context", result.context)]
+    return " ".join(f"{name} {n}" for name, n in named if n is not None) or "-"
+
+
+def _phase_lines(chips: Sequence[ChipResult]) -> list[Line]:
+    levels = dict.fromkeys(level.name for chip in chips for level in chip.levels)
+    parts = [p for p in _PARTS if any(k.phase == p for chip in chips for k in chip.kernels)]
+    lines = [_amount(chips, "latency", "s", lambda c: c.total.latency_s)]
+    lines += [_amount(chips, f"latency, {part}", "s", _of_part(part, lambda k: k.latency_s)) for part in parts]
+    lines.append(_amount(chips, "model FLOPs", "FLOP", lambda c: float(c.total.flops)))
+    lines += [
+        _amount(chips, f"model FLOPs, {part}", "FLOP", _of_part(part, lambda k: float(k.flops))) for part in parts
+    ]
+    lines += [
+        _amount(chips, "executed FLOPs", "FLOP", lambda c: c.total.executed_flops),
+        _fraction(chips, "utilization of arithmetic", lambda c: c.total.utilization),
+    ]
+    lines += [_amount(chips, f"bytes, {name}", "B", _level_traffic(name)) for name in levels]
+    far = external_level(chips[0]) or ""
+    lines += [_amount(chips, f"bytes, {far}, {part}", "B", _of_part(part, _far(far))) for part in parts]
+    lines += [
+        _amount(chips, "energy", "J", lambda c: c.total.energy_j),
+        Line("bound by", tuple(chip.total.bound_by for chip in chips)),
+        Line("memory needed", tuple(format_bytes(chip.fit.needs_bytes) for chip in chips)),
+    ]
+    for name, value in _MEMORY.items():
+        lines.append(Line(f"memory, {name}", tuple(format_bytes(value(c.fit)) if value(c.fit) else "-" for c in chips)))
+    lines.append(Line("fits", tuple(_fits(chip) for chip in chips)))
+    return lines
+
+
+_PARTS = ("forward", "recompute", "backward", "optimizer")
+_MEMORY: dict[str, Callable[[Fit], int]] = {
+    "weights": lambda fit: fit.weights_bytes,
+    "KV cache": lambda fit: fit.kv_cache_bytes,
+    "gradients": lambda fit: fit.gradients_bytes,
+    "optimizer state": lambda fit: fit.optimizer_bytes,
+    "activations": lambda fit: fit.activations_bytes,
+}
+
+
+def _of_part(part: str, value: Callable[[KernelCost], float]) -> Callable[[ChipResult], float | None]:
+    """The sum over the kernels of one part of a training step; nothing for a phase that has no parts."""
+
+    def total(chip: ChipResult) -> float | None:
+        found = [value(kernel) for kernel in chip.kernels if kernel.phase == part]
+        return math.fsum(found) if found else None
+
+    return total
+
+
+def _far(name: str) -> Callable[[KernelCost], float]:
+    return lambda kernel: kernel.traffic_bytes.get(name, 0.0)
+
+
+def _level_traffic(name: str) -> Callable[[ChipResult], float | None]:
+    return lambda chip: next((level.traffic_bytes for level in chip.levels if level.name == name), None)
 
 
 def _lines(chips: Sequence[ChipResult]) -> list[Line]:

@@ -221,6 +221,10 @@ def fit_lines(chip: ChipResult) -> list[str]:
     pieces = f"weights {format_bytes(fit.weights_bytes)}"
     if fit.kv_cache_bytes:
         pieces += f", KV cache {format_bytes(fit.kv_cache_bytes)}"
+    if fit.gradients_bytes:
+        pieces += f", gradients {format_bytes(fit.gradients_bytes)}"
+    if fit.optimizer_bytes:
+        pieces += f", optimizer state {format_bytes(fit.optimizer_bytes)}"
     pieces += f", activations {format_bytes(fit.activations_bytes)}"
     needs, has = f"needs {format_bytes(fit.needs_bytes)}", f"has {format_bytes(fit.has_bytes)}"
     if fit.fits:

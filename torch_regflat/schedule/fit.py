@@ -1,53 +1,100 @@
-"""Does it fit? Weights, caches and live activations against a chip's external memory."""
+"""Does it fit? Weights, caches, gradients, optimizer state and live activations against a chip's external memory.
+
+Activations are followed over the operators of the captured graph, one by one, as eager PyTorch runs them: a tensor
+lives from the operator that writes it to the last one that reads it or a view of it, so what is kept for a backward
+lives until that backward. Fused kernels need less, because what stays inside a kernel is never in memory.
+"""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from dataclasses import dataclass
 
 from ..hardware.chip import Chip
 from ..result import Fit
-from ..workload import Workload, extended_caches
-from .kernels import Kernel
+from ..workload import Tensor, Workload, extended_caches
 
 
-def fit(workload: Workload, kernels: Sequence[Kernel], chip: Chip, weights_bytes: int | None = None) -> Fit:
+def fit(workload: Workload, chip: Chip, weights_bytes: int | None = None) -> Fit:
     """Bytes that have to be there at once. `weights_bytes`: of the whole module, where more exists than is used."""
-    used = workload.role_bytes("weight") + workload.role_bytes("state")
-    weights = max(used, weights_bytes or 0)
-    grown = {t for op in workload for t in extended_caches(op, workload.tensors)}
-    cache = sum(t.nbytes for t in workload.tensors.values() if t.role == "kv_cache" and t.id not in grown)
-    live = peak_live_bytes(workload, kernels)
-    needs = weights + cache + live
+    memory = memory_of(workload)
+    weights = max(memory.weights, weights_bytes or 0)
+    needs = weights + memory.kv_cache + memory.peak
     has = int(chip.capacity_bytes)
     return Fit(
         fits=needs <= has,
         needs_bytes=needs,
         has_bytes=has,
         weights_bytes=weights,
-        kv_cache_bytes=cache,
-        activations_bytes=live,
+        kv_cache_bytes=memory.kv_cache,
+        activations_bytes=memory.peak - memory.gradients - memory.optimizer,
         chips=math.ceil(needs / has),
+        gradients_bytes=memory.gradients,
+        optimizer_bytes=memory.optimizer,
     )
 
 
-def peak_live_bytes(workload: Workload, kernels: Sequence[Kernel]) -> int:
-    """Most bytes of activations alive at once: from the kernel that writes each to the last that reads it."""
-    first: dict[int, int] = {}
-    last: dict[int, int] = {}
-    for kernel in kernels:
-        for tensor in (*kernel.writes, *kernel.reads):
-            if workload.tensors[tensor].role == "activation":
-                first.setdefault(tensor, kernel.index if workload.tensors[tensor].producer is not None else 0)
-                last[tensor] = kernel.index
-    change = [0] * (len(kernels) + 1)
-    for tensor, start in first.items():
-        known = workload.tensors[tensor]
-        end = len(kernels) - 1 if known.is_output else last[tensor]
-        change[start] += known.nbytes
-        change[end + 1] -= known.nbytes
-    peak = live = 0
-    for delta in change:
-        live += delta
-        peak = max(peak, live)
-    return peak
+@dataclass(frozen=True, slots=True)
+class Memory:
+    """Bytes of a workload. `peak`: the most that is alive at once of all that is neither weights nor KV cache, with
+    the share that gradients and optimizer state have at that moment."""
+
+    weights: int
+    kv_cache: int
+    peak: int
+    gradients: int = 0
+    optimizer: int = 0
+
+
+def memory_of(workload: Workload) -> Memory:
+    """What has to be in memory, from the tensors of the workload and how long each is needed."""
+    grown = {t for op in workload for t in extended_caches(op, workload.tensors)}
+    kept = {t for op in workload if op.phase == "optimizer" for t in op.inputs if _is(workload, t, "state")}
+    state = sum(workload.tensors[t].nbytes for t in kept)
+    gradients = {t.id for t in workload.tensors.values() if t.is_output and _phase(workload, t) == "backward"}
+    count = len(workload.operations)
+    all_live, own = [0] * (count + 1), [0] * (count + 1)
+    for tensor, (start, end) in lifetimes(workload).items():
+        nbytes = workload.tensors[tensor].nbytes
+        for change in (all_live, own) if tensor in gradients else (all_live,):
+            change[start] += nbytes
+            change[end + 1] -= nbytes
+    peak, at = _highest(all_live)
+    return Memory(
+        weights=workload.role_bytes("weight") + workload.role_bytes("state") - state,
+        kv_cache=sum(t.nbytes for t in workload.tensors.values() if t.role == "kv_cache" and t.id not in grown),
+        peak=peak + state,
+        gradients=sum(own[: at + 1]),
+        optimizer=state,
+    )
+
+
+def lifetimes(workload: Workload) -> dict[int, tuple[int, int]]:
+    """Of each activation, the operators (by index) that write it first and use it last; inputs live all along."""
+    found: dict[int, tuple[int, int]] = {}
+    last = max(len(workload.operations) - 1, 0)
+    for index, op in enumerate(workload):
+        for tensor in (*op.inputs, *op.outputs):
+            known = workload.tensors[tensor]
+            if known.role == "activation":
+                start = found[tensor][0] if tensor in found else index if known.producer is not None else 0
+                found[tensor] = (start, last if known.is_output or known.producer is None else index)
+    return found
+
+
+def _highest(changes: list[int]) -> tuple[int, int]:
+    """The highest running sum, and where."""
+    peak = live = at = 0
+    for index, change in enumerate(changes):
+        live += change
+        if live > peak:
+            peak, at = live, index
+    return peak, at
+
+
+def _is(workload: Workload, tensor: int, role: str) -> bool:
+    return workload.tensors[tensor].role == role
+
+
+def _phase(workload: Workload, tensor: Tensor) -> str:
+    return "" if tensor.producer is None else workload.operations[tensor.producer].phase

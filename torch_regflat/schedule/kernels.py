@@ -7,6 +7,7 @@ The rules are those of a compiler such as Inductor, with the products, convoluti
 - a product or convolution takes an element-wise epilogue when nothing else reads its result; attention writes its
   result in the order the next operation wants it
 - appending to a KV cache writes the new entries in place
+- the parts of a training step run one after the other; the optimizer updates all parameters in one kernel
 """
 
 from __future__ import annotations
@@ -99,10 +100,14 @@ class _Fuser:
     def _home(self, op: Operation) -> int | None:
         if not op.modelled:
             return None
+        if op.phase == "optimizer" and self.groups and self.groups[-1].operations[0].target == op.target:
+            return len(self.groups) - 1
         written = [self.writer[t] for t in op.inputs if t in self.writer]
         if not written:
             return None
         home = max(written)
+        if self.groups[home].operations[0].phase != op.phase:
+            return None
         # Writing in place must not overtake a later group that still reads the old value.
         if any(self.toucher.get(t, home) > home for t in op.outputs):
             return None
@@ -148,7 +153,7 @@ def _absorb_producers(groups: list[_Group], workload: Workload) -> list[_Group]:
     for index in range(len(groups) - 1, -1, -1):
         group = groups[index]
         target = _only_reader(index, group, readers, workload)
-        if target is None:
+        if target is None or groups[target].operations[0].phase != group.operations[0].phase:
             continue
         # The reader may itself have moved into a later group.
         while target in gone:

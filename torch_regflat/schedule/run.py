@@ -131,6 +131,7 @@ class _Pricer:
             candidates=choice.candidates,
             reason=choice.reason,
             modelled=all(op.modelled for op in kernel.operations),
+            phase=kernel.operations[0].phase,
         )
 
     def _learn(self, kernel: Kernel, shape: KernelShape, choice: Choice) -> _Known:

@@ -48,7 +48,7 @@ class Tile(PassBase):
         work = workload(graph_module)
         kernels = form_kernels(work)
         check_dtypes(kernels, self.chip)
-        fits = fit(work, kernels, self.chip)
+        fits = fit(work, self.chip)
         result = run(work, kernels, self.chip, for_chip(self.chip), fits)
         annotate(graph_module, kernels, result)
         return PassResult(graph_module, True)

@@ -1,0 +1,332 @@
+"""A training step as one graph: forward, loss, backward and optimizer, recorded on meta tensors.
+
+The forward runs with autograd on, so its operators arrive as autograd sees them (`t` and `addmm` in place of
+`linear`); attention and RMS norm stay whole (`fused`). A backward operator gets the path of the module whose forward
+made its autograd node: nodes are numbered as they are made, and the recorder notes at which number each module
+begins and ends. `meta["phase"]` is `forward`, `backward`, `optimizer`, or `recompute` for the forward that gradient
+checkpointing runs again.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Callable, Hashable
+from typing import Any
+
+import torch
+from torch.fx import GraphModule
+from torch.utils import _pytree as pytree
+
+from ..errors import CaptureError, InputError, near
+from . import state
+from ._torch_private import autograd_node, intercepted, next_sequence_number, op_info
+from .fused import fused_operators
+from .gradients import BOUNDARY, GradientRepeats
+from .inputs import Inputs, home_device
+from .record import no_collection
+from .recorder import Recorder
+from .repeats import Leak
+from .twins import Twins
+
+aten = torch.ops.aten
+_NO_NUMBER = 1 << 62
+"""Accumulating into a parameter's gradient has no number of its own."""
+
+Loss = Callable[[Any], torch.Tensor]
+MAX_REFUSED = 8
+"""After as many kinds of layers that could not be copied, all are run."""
+
+OPTIMIZERS = ("adamw", "sgd", "sgd-momentum")
+"""What `optimizer` may be: AdamW keeps two moments for each parameter, SGD none, SGD with momentum one."""
+
+
+def capture_training(
+    model: Callable[..., Any],
+    args: tuple[Any, ...] = (),
+    kwargs: dict[str, Any] | None = None,
+    *,
+    optimizer: str | None = "adamw",
+    loss: Loss | None = None,
+    train_mode: bool = False,
+    repeats: bool = True,
+) -> GraphModule:
+    """Record forward, backward and optimizer step of `model(*args, **kwargs)` as one fx graph of ATen operators.
+
+    `loss` makes a scalar of what the model returns; without it that is the model's own loss (`.loss`) where there is
+    one, else the sum of its floating-point outputs. With `train_mode`, modules are in training mode meanwhile. The
+    output of the graph is the loss and the gradients of the parameters in order. Nothing of the model is changed.
+    """
+    if optimizer is not None and optimizer not in OPTIMIZERS:
+        raise InputError(
+            f"unknown optimizer {optimizer!r}{near(optimizer, OPTIMIZERS) or ';'} it must be one of "
+            f"{', '.join(OPTIMIZERS)}, or None"
+        )
+    if not callable(model):
+        raise CaptureError(f"a {type(model).__name__} cannot be captured; pass a module or a function")
+    step = _Step(model, args, kwargs or {}, optimizer, loss, train_mode)
+    refused: set[Hashable] = set()
+    while repeats and len(refused) < MAX_REFUSED:
+        try:
+            return step.record(refused)
+        except Leak as leak:
+            if leak.built is None or leak.built in refused:
+                break
+            refused.add(leak.built)
+    return step.record(None)
+
+
+class TrainingRecorder(Recorder):  # type: ignore[no-untyped-call]
+    """A recorder that knows which part of a training step runs and whose backward an operator belongs to."""
+
+    def __init__(self, *args: Any, refused: set[Hashable] | None, **kwargs: Any) -> None:
+        self.phase = "forward"
+        self.owner = ""
+        """Path of the module whose parameter the optimizer updates."""
+        self._starts: list[int] = []
+        self._paths: list[str] = []
+        super().__init__(*args, **kwargs, repeats=False)
+        if refused is not None:
+            self.repeats = GradientRepeats(self, refused)
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is aten.detach.default:
+            return self._alias(args[0])
+        if self.phase == "backward" and func in (aten.new_empty_strided.default, aten.copy_.default):
+            kept = self._kept_gradient(func, args)
+            if kept is not None:
+                return kept
+        return super().__torch_dispatch__(func, types, args, kwargs)
+
+    def _alias(self, tensor: torch.Tensor) -> torch.Tensor:
+        """What autograd makes all the time of tensors that it saves: the same value, not an operator."""
+        node = self.node(tensor)
+        made = self.twin(tensor).detach()
+        self.bind(made, node)
+        return made
+
+    def _kept_gradient(self, func: Any, args: Any) -> torch.Tensor | None:
+        """A gradient that becomes `.grad` as it is. Torch copies it when others hold it, which here is us."""
+        node = autograd_node()
+        if node is None or not node.name().endswith("AccumulateGrad"):
+            return None
+        gradient = args[0]
+        if func is aten.new_empty_strided.default:
+            same = list(args[1]) == list(gradient.shape) and list(args[2]) == list(gradient.stride())
+            return self._alias(gradient) if same else None
+        return gradient if self.known(gradient) is self.known(args[1]) else None
+
+    # --- places ----------------------------------------------------------------------------------------------------
+
+    def place(self) -> dict[str, Any]:
+        if self.phase == "backward":
+            again = torch.is_grad_enabled() and autograd_node() is not None
+            path = self.stack[-1][0] if again and len(self.stack) > 1 else self._of_backward()
+            return {"module_path": path, "phase": "recompute" if again else "backward"}
+        path = self.owner if self.phase == "optimizer" else self.stack[-1][0]
+        return {"module_path": path, "phase": self.phase}
+
+    def _of_backward(self) -> str:
+        node = autograd_node()
+        if node is None:
+            return ""
+        variable = getattr(node, "variable", None)
+        if variable is not None:
+            return self.owner_of(variable)
+        if node.name().startswith(BOUNDARY):
+            # Two gradients are added after a layer's backward: it belongs to what gave the second one.
+            return str(self.nodes[-1].meta["module_path"])
+        return self.path_at(node._sequence_nr())
+
+    def path_at(self, number: int) -> str:
+        """The module that was running when the autograd node of this number was made."""
+        at = bisect_right(self._starts, number) - 1
+        return self._paths[at] if at >= 0 and number < _NO_NUMBER else ""
+
+    def owner_of(self, parameter: torch.Tensor) -> str:
+        """The path of the module that a parameter belongs to."""
+        return (self.names.tensor(parameter) or "").rpartition(".")[0]
+
+    def mark(self) -> None:
+        """Note that from here on autograd nodes belong to the module on top of the stack."""
+        self._starts.append(next_sequence_number())
+        self._paths.append(self.stack[-1][0])
+
+    def call_module(
+        self, call: Callable[..., Any], module: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Any:
+        def entered(inner: torch.nn.Module, *a: Any, **k: Any) -> Any:
+            self.mark()
+            return call(inner, *a, **k)
+
+        try:
+            return super().call_module(entered, module, args, kwargs)
+        finally:
+            self.mark()
+
+
+class _Step:
+    """One training step to record; leaves the user's objects as they were."""
+
+    def __init__(
+        self,
+        model: Any,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        optimizer: str | None,
+        loss: Loss | None,
+        train_mode: bool,
+    ) -> None:
+        self.model, self.args, self.kwargs = model, args, kwargs
+        self.optimizer, self.loss, self.train_mode = optimizer, loss, train_mode
+        owner = model if isinstance(model, torch.nn.Module) else getattr(model, "__self__", None)
+        self.root = owner if isinstance(owner, torch.nn.Module) else None
+
+    def record(self, refused: set[Hashable] | None) -> GraphModule:
+        """Record the step. Repeated layers are copied but for those with `refused` fingerprints; None: all are run."""
+        saved, given = state.Saved(), state.Saved()
+        home = home_device(self.root, (self.args, self.kwargs))
+        given.state((self.args, self.kwargs))
+        name = getattr(self.model, "__name__", type(self.model).__name__)
+        try:
+            with no_collection(), torch.inference_mode(False), torch.enable_grad():
+                stand_ins = StandIns(self.root, saved, self.train_mode)
+                recorder = TrainingRecorder(self.root, name, home, refused=refused, saved=saved)
+                args, kwargs = Inputs(recorder, self.model, ()).add(self.args, self.kwargs)
+                with intercepted(recorder), fused_operators(), recorder:
+                    loss = self._run(recorder, args, kwargs)
+                with torch.no_grad():
+                    gradients = Updates(recorder, stand_ins.parameters).record(self.optimizer)
+                if isinstance(recorder.repeats, GradientRepeats):
+                    recorder.repeats.drop_plans()
+                recorder.phase, recorder.owner = "forward", ""
+                return stand_ins.put_back(recorder.finish((loss, gradients)))
+        finally:
+            saved.restore()
+            given.restore()
+
+    def _run(self, recorder: TrainingRecorder, args: Any, kwargs: Any) -> torch.Tensor:
+        try:
+            recorder.mark()
+            loss = (self.loss or total)(self.model(*args, **kwargs))
+            if not isinstance(loss, torch.Tensor) or loss.numel() != 1:
+                found = f"a tensor of shape {tuple(loss.shape)}" if isinstance(loss, torch.Tensor) else type(loss)
+                raise CaptureError(f"the loss of {recorder.name} is {found}; it must be a tensor with one element")
+            if not loss.requires_grad:
+                raise CaptureError(f"the loss of {recorder.name} depends on no parameter that requires a gradient")
+            recorder.phase = "backward"
+            loss.backward()  # type: ignore[no-untyped-call]
+            return loss
+        except CaptureError:
+            raise
+        except Exception as error:
+            where = recorder.where(error)
+            raise CaptureError(f"{where}: {recorder.phase}: {type(error).__name__}: {error}") from error
+
+
+def total(output: Any) -> torch.Tensor:
+    """The model's own loss where it gave one, else the sum of its floating-point outputs."""
+    own = output.get("loss") if isinstance(output, dict) else getattr(output, "loss", None)
+    if isinstance(own, torch.Tensor):
+        return own
+    found = [t for t in pytree.tree_leaves(output) if isinstance(t, torch.Tensor) and t.requires_grad]
+    if not found:
+        raise CaptureError("the output has no tensor that depends on a parameter, so there is no loss to differentiate")
+    sums = [t.sum() for t in found]
+    return sums[0] if len(sums) == 1 else torch.stack([s.float() for s in sums]).sum()
+
+
+class StandIns:
+    """Meta parameters in place of the model's own while a step is recorded, so that no gradient reaches those.
+
+    What is put into the modules' tables goes out again with `saved.restore()`.
+    """
+
+    def __init__(self, root: torch.nn.Module | None, saved: state.Saved, train_mode: bool) -> None:
+        self.parameters: list[torch.nn.Parameter] = []
+        self._own: dict[int, torch.Tensor] = {}
+        self._made: dict[int, torch.nn.Parameter] = {}
+        twins = Twins()
+        modules = list(root.modules()) if root is not None else []
+        for module in modules:
+            saved.module(module)
+        for module in modules:
+            for name, parameter in module._parameters.items():
+                if parameter is not None:
+                    module._parameters[name] = self._stand_in(parameter, twins)
+            for name, value in list(module.__dict__.items()):
+                if isinstance(value, list) and any(id(item) in self._made for item in value):
+                    module.__dict__[name] = [self._made.get(id(item), item) for item in value]
+                elif isinstance(value, torch.Tensor) and id(value) in self._made:
+                    module.__dict__[name] = self._made[id(value)]
+        if train_mode and root is not None:
+            root.train()
+
+    def _stand_in(self, parameter: torch.nn.Parameter, twins: Twins) -> torch.nn.Parameter:
+        made = self._made.get(id(parameter))
+        if made is None:
+            made = torch.nn.Parameter(twins.make(parameter), parameter.requires_grad)
+            self._made[id(parameter)] = made
+            self._own[id(made)] = parameter
+            self.parameters.append(made)
+        return made
+
+    def put_back(self, graph: GraphModule) -> GraphModule:
+        """Let the graph refer to the user's parameters."""
+        for node in graph.graph.nodes:
+            if node.op == "get_attr":
+                *path, name = str(node.target).split(".")
+                holder: Any = graph.get_submodule(".".join(path))
+                own = self._own.get(id(getattr(holder, name)))
+                if own is not None:
+                    setattr(holder, name, own)
+        return graph
+
+
+class Updates:
+    """Records the optimizer: one fused operator for each parameter, which reads and writes exactly what torch's does.
+
+    Torch's fused optimizers refuse meta tensors, so the operator is written into the graph and not run.
+    """
+
+    def __init__(self, recorder: TrainingRecorder, parameters: list[torch.nn.Parameter]) -> None:
+        self.recorder = recorder
+        self.parameters = [p for p in parameters if p.requires_grad and p.grad is not None]
+
+    def record(self, optimizer: str | None) -> list[torch.Tensor]:
+        """Append the update of every parameter; returns the gradients."""
+        self.recorder.phase = "optimizer"
+        if optimizer is not None:
+            for parameter in self.parameters:
+                self.recorder.owner = self.recorder.owner_of(parameter)
+                name = self.recorder.names.tensor(parameter) or self.recorder.names.unique("parameter")
+                func, args, kwargs = _adamw() if optimizer == "adamw" else _sgd(optimizer == "sgd-momentum")
+                nodes = tuple([self._node(part, parameter, name)] if part else [] for part in args)
+                self.recorder.append(func, op_info(func), nodes, kwargs, None)
+        return [p.grad for p in self.parameters if p.grad is not None]
+
+    def _node(self, part: str, parameter: torch.nn.Parameter, name: str) -> Any:
+        if part == "parameter":
+            return self.recorder.node(parameter)
+        if part == "gradient":
+            assert parameter.grad is not None
+            return self.recorder.node(parameter.grad)
+        with self.recorder.paused():
+            if part == "step":
+                tensor = torch.zeros((), dtype=torch.float32, device="meta")
+            else:
+                tensor = torch.empty_like(parameter, requires_grad=False)
+        return self.recorder.attribute(tensor, f"optimizer.{name}.{part}")
+
+
+def _adamw() -> tuple[Any, tuple[str, ...], dict[str, Any]]:
+    """torch.optim.AdamW(fused=True) with its defaults; "" is an empty list."""
+    kwargs = {"lr": 1e-3, "beta1": 0.9, "beta2": 0.999, "weight_decay": 1e-2, "eps": 1e-8}
+    parts = ("parameter", "gradient", "exp_avg", "exp_avg_sq", "", "step")
+    return aten._fused_adamw_.default, parts, {**kwargs, "amsgrad": False, "maximize": False}
+
+
+def _sgd(momentum: bool) -> tuple[Any, tuple[str, ...], dict[str, Any]]:
+    """torch.optim.SGD(fused=True); its momentum is 0.9 where there is one."""
+    kwargs = {"weight_decay": 0.0, "momentum": 0.9 if momentum else 0.0, "lr": 1e-3, "dampening": 0.0}
+    parts = ("parameter", "gradient", "momentum_buffer" if momentum else "")
+    return aten._fused_sgd_.default, parts, {**kwargs, "nesterov": False, "maximize": False, "is_first_step": False}
