@@ -15,7 +15,7 @@ import importlib.metadata
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import fx, nn
@@ -25,7 +25,9 @@ from . import __version__
 from ._profiling import Profiling
 from .capture import graphs
 from .capture._torch_private import eager
+from .capture.hints import Hints
 from .capture.live import LiveRecorder
+from .capture.model_inputs import describe as describe_inputs
 from .capture.record import capture
 from .capture.training import capture_training
 from .cost import MODEL_VERSION
@@ -45,6 +47,9 @@ from .schedule.run import check_dtypes, coverage, main_dtype, run
 from .schedule.sensitivity import Sensitivity
 from .schedule.tile import annotate
 from .workload import Workload, with_kv_bits
+
+if TYPE_CHECKING:
+    from .capture.phases import Prepared
 
 ChipLike = str | Path | Chip
 DEFAULT_CHIP = "h100-sxm"
@@ -124,6 +129,7 @@ def profile(
     weights: str | None = None,
     activations: str | None = None,
     routing_skew: float = 0.0,
+    hints: Hints | None = None,
 ) -> Profile:
     """Profile one call of a module or function on one or more chips. Nothing is computed; meta tensors suffice.
 
@@ -147,7 +153,7 @@ def profile(
     args = (args,) if isinstance(args, torch.Tensor) else tuple(args or ())
     label = name or str(getattr(model, "__qualname__", type(model).__name__))
     with _guard():
-        graph = capture(model, args, kwargs)
+        graph = capture(model, args, kwargs, hints=hints)
         return _finish(graph, chips, strict, _Labels(model=label, phase="forward"), _module_bytes(model), changes)
 
 
@@ -194,6 +200,7 @@ def profile_model(
     weights: str | None = None,
     activations: str | None = None,
     routing_skew: float = 0.0,
+    hints: Hints | None = None,
 ) -> Profile:
     """Profile a model by shipped name, folder with a `config.json`, hub id or `module:factory`, in one phase.
 
@@ -223,7 +230,8 @@ def profile_model(
             graph = capture_training(ready.model, ready.args, ready.kwargs, optimizer=optimizer, train_mode=True)
             notes += (_optimizer_note(optimizer),)
         else:
-            graph = capture(ready.model, ready.args, ready.kwargs, kv_cache=ready.kv_cache)
+            graph, ready = _capture_prepared(ready, hints)
+            notes = ready.notes
         labels = _Labels(
             model=ready.name,
             phase=ready.phase,
@@ -236,6 +244,21 @@ def profile_model(
         )
         changes = replace(changes, kv_bits=ready.kv_bits)
         return _finish(graph, loaded, strict, labels, _module_bytes(ready.model), changes)
+
+
+def _capture_prepared(ready: Prepared, hints: Hints | None) -> tuple[fx.GraphModule, Prepared]:
+    """The graph of a prepared model, with the first of its inputs that it runs with; another than the first is said."""
+    try:
+        return capture(ready.model, ready.args, ready.kwargs, kv_cache=ready.kv_cache, hints=hints), ready
+    except CaptureError as error:
+        for kwargs in ready.other_inputs:
+            try:
+                graph = capture(ready.model, ready.args, kwargs, kv_cache=ready.kv_cache, hints=hints)
+            except CaptureError:
+                continue
+            said = f"profiled with {describe_inputs(kwargs)}; with {ready.inputs} it failed: {error}"
+            return graph, replace(ready, kwargs=kwargs, inputs=describe_inputs(kwargs), notes=(*ready.notes, said))
+        raise
 
 
 def profiled(

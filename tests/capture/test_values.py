@@ -116,7 +116,8 @@ def test_an_unknown_value_names_module_line_and_input() -> None:
     line = Routes.forward.__code__.co_firstlineno + 1
     assert message == (
         f"mlp (Routes): {__file__}:{line} asks for the value of a tensor (aten.item.default) that depends on "
-        "the input 'hidden', whose values are not known; pass a real CPU tensor for input 'hidden'"
+        "the input 'hidden', whose values are not known; pass a real CPU tensor for input 'hidden', "
+        "or give the value with hints={'mlp': ...}"
     )
 
 

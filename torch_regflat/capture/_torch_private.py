@@ -13,6 +13,7 @@ from importlib.metadata import entry_points
 from typing import Any, Protocol
 
 import torch
+from torch._subclasses.fake_tensor import DataDependentOutputException, DynamicOutputShapeException
 from torch.fx._lazy_graph_module import _use_lazy_graph_module
 from torch.multiprocessing.reductions import StorageWeakRef
 from torch.nn.modules import module as _nn_module
@@ -149,6 +150,10 @@ def op_info(func: Any) -> OpInfo:
         data_dependent=torch.Tag.data_dependent_output in tags or torch.Tag.dynamic_output_shape in tags,
         returns_value=name in _VALUE_OPS,
     )
+
+
+DYNAMIC_SHAPE: tuple[type[Exception], ...] = (DynamicOutputShapeException, DataDependentOutputException)
+"""What meta kernels raise when the shape of a result depends on values."""
 
 
 def as_written(fn: Callable[..., Any]) -> Callable[..., Any]:
@@ -490,6 +495,18 @@ def _keeps_data(name: str, original: Callable[..., Any]) -> Callable[..., Any]:
         return original(*args, **kwargs)
 
     return make
+
+
+class KeepsConstants(TorchFunctionMode):
+    """Within `torch.device("meta")`, keep tensors made of Python data real: a buffer of sizes keeps its numbers."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = dict(kwargs or {})
+        if func is torch.tensor and args and "device" not in kwargs:
+            data = args[0]
+            if isinstance(data, (bool, int, float, list, tuple)) and not _holds_tensor(data):
+                kwargs["device"] = "cpu"
+        return func(*args, **kwargs)
 
 
 def _holds_tensor(data: Any) -> bool:

@@ -10,8 +10,8 @@ import gc
 import importlib
 import json
 import re
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -22,6 +22,7 @@ from torch import nn
 from ..errors import InputError, ModelError, near
 from ..models import OWN_MODEL_TYPES, describe, facts, names
 from . import factory
+from ._torch_private import KeepsConstants
 from .phases import Phase, Prepared, phases_of, prepare_model, torch_dtype
 
 __all__ = ["ModelSpec", "Phase", "Prepared", "build", "describe", "names", "phases_of", "prepare", "resolve"]
@@ -252,22 +253,37 @@ def _build_own(config: dict[str, Any], dtype: torch.dtype) -> nn.Module:
         torch.set_default_dtype(before)
 
 
+def build_class(cls: Any, config: Any, dtype: torch.dtype = torch.float32) -> nn.Module:
+    """Build one model class of transformers on the meta device, in eval mode, without initialising any weight."""
+
+    def make(attention: str) -> Any:
+        return cls._from_config(config, dtype=dtype, attn_implementation=attention)
+
+    return _on_meta(make, cls.__name__)
+
+
 def _build_transformers(spec: ModelSpec, dtype: torch.dtype) -> nn.Module:
     transformers = _transformers()
+    return _on_meta(lambda attention: _instantiate(transformers, spec, dtype, attention), spec.name)
+
+
+def _on_meta(make: Callable[[str], Any], name: str) -> nn.Module:
+    """What `make` gives on meta, with fused attention where transformers has it."""
     skip = importlib.import_module("transformers.initialization").no_init_weights
     error: Exception | None = None
-    for attention in ("sdpa", "eager"):
+    for attention, constants in (("sdpa", True), ("sdpa", False), ("eager", True), ("eager", False)):
         try:
-            with torch.device("meta"), skip():
-                model = _instantiate(transformers, spec, dtype, attention)
+            with torch.device("meta"), skip(), KeepsConstants() if constants else nullcontext():
+                model = make(attention)
             # Tying shares parameters, so it decides their number; transformers does it while initialising, which
             # was skipped.
             model.tie_weights()
             built: nn.Module = model.eval()
             return built
         except Exception as caught:
-            error = error or caught
-    raise ModelError(f"transformers cannot build {spec.name}: {_line(error)}") from error
+            # That a model has no fused attention is not why it cannot be built.
+            error = caught if error is None or "attention implementation" in str(error) else error
+    raise ModelError(f"transformers cannot build {name}: {_line(error)}") from error
 
 
 def _instantiate(transformers: Any, spec: ModelSpec, dtype: torch.dtype, attention: str) -> Any:

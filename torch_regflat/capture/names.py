@@ -109,6 +109,30 @@ def user_line() -> str:
     return f"{frame.f_code.co_filename}:{frame.f_lineno}" if frame is not None else "the code"
 
 
+SAFE_SITES = {
+    ("transformers", "torch_compilable_check"): True,
+    ("transformers", "warn_if_padding_and_no_attention_mask"): False,
+    ("transformers", "_ignore_causal_mask_sdpa"): False,
+    ("transformers", "_ignore_bidirectional_mask_sdpa"): False,
+}
+"""Functions of a package where an unknown value may be answered: a check of the inputs, which is taken to pass; a
+warning, which is not given; and whether a mask may be left out because it masks nothing, where it is kept. The result
+of the model is the same with either answer."""
+
+
+def safe_answer(frames: int = 12) -> bool | None:
+    """The answer of the site of SAFE_SITES that asks, or None where nothing is safe."""
+    frame = sys._getframe(1)
+    for _ in range(frames):
+        found = SAFE_SITES.get((str(frame.f_globals.get("__name__")).partition(".")[0], frame.f_code.co_name))
+        if found is not None:
+            return found
+        if frame.f_back is None:
+            break
+        frame = frame.f_back
+    return None
+
+
 def stack_path(node: torch.fx.Node) -> str | None:
     """The dotted path of the innermost module in a node's `nn_module_stack`, None where it has none.
 

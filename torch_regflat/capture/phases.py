@@ -6,8 +6,10 @@ against the cache object that the model itself fills with `context` tokens (`pre
 
 from __future__ import annotations
 
+import importlib
 import inspect
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
@@ -16,7 +18,10 @@ from torch import Tensor, nn
 
 from ..errors import CaptureError, InputError, near
 from ._torch_private import storage_key
+from .model_inputs import candidates
+from .model_inputs import describe as describe_inputs
 from .prefill import run_prefill
+from .record import capture_with_result
 
 Phase = Literal["prefill", "decode", "encode", "forward", "train"]
 
@@ -56,6 +61,8 @@ class Prepared:
     kv_dtype: str | None = None
     kv_bits: int | None = None
     notes: tuple[str, ...] = field(default=())
+    other_inputs: Iterator[dict[str, Any]] = field(default=iter(()), compare=False, repr=False)
+    """Keyword arguments to try, in this order, should the model not run with `kwargs`."""
 
     @property
     def kv_bytes(self) -> int:
@@ -157,8 +164,9 @@ def prepare_model(
         )
     if request.phase == "decode":
         kwargs, caches, text = _decode(request)
+        others: Iterator[dict[str, Any]] = iter(())
     else:
-        kwargs, text = _whole(request)
+        kwargs, text, others = _whole(request)
         caches = ()
     return Prepared(
         model=model,
@@ -175,6 +183,7 @@ def prepare_model(
         kv_dtype=kv_dtype,
         kv_bits=None if kv_dtype is None else KV_BITS[kv_dtype],
         notes=notes,
+        other_inputs=others,
     )
 
 
@@ -230,18 +239,43 @@ def _main_input(request: _Request) -> str:
     return str(request.model.main_input_name)
 
 
-def _whole(request: _Request) -> tuple[dict[str, Any], str]:
-    """Inputs of every phase but decode: the whole sequence, image or sound at once."""
+def _whole(request: _Request) -> tuple[dict[str, Any], str, Iterator[dict[str, Any]]]:
+    """Inputs of every phase but decode: the whole sequence, image or sound at once; and others to try after them."""
+    extra = {"use_cache": request.phase == "prefill"} if phases_of(request.model)[0] == "prefill" else {}
+    found = candidates(request.model, request.batch, int(request.seq_len or DEFAULT_TOKENS))
+    others = ({**kwargs, **extra} for kwargs in found)
+    if request.phase != "train" and not _is_plain(request):
+        kwargs = next(others, None)
+        if kwargs is None:
+            raise InputError(f"no inputs can be made for {request.name}; {_OWN_INPUTS}")
+        return kwargs, describe_inputs(kwargs), others
     kwargs, text = _main(request)
-    if phases_of(request.model)[0] == "prefill":
-        kwargs["use_cache"] = request.phase == "prefill"
+    kwargs.update(extra)
     if request.phase == "train":
-        return _with_labels(request, kwargs, text)
+        return *_with_labels(request, kwargs, text), iter(())
     if getattr(request.config, "is_encoder_decoder", False):
         tokens = 1 if _main_input(request) == "input_ids" else int(request.seq_len or 1)
         kwargs["decoder_input_ids"] = request.ids(tokens)
         text += f", decoder_input_ids [{request.batch}, {tokens}]"
-    return kwargs, text
+    return kwargs, text, others
+
+
+_OWN_INPUTS = "write a function that returns (model, args, kwargs) and pass it as module:function"
+
+
+def _is_plain(request: _Request) -> bool:
+    """Whether the main input is all that the model reads: token ids, an image or log-mel features."""
+    parameters = inspect.signature(request.model.forward).parameters
+    media = {"input_ids", "pixel_values", "pixel_values_videos", "input_features", "input_values"} & parameters.keys()
+    required = {n for n, p in parameters.items() if p.default is p.empty and p.kind is p.POSITIONAL_OR_KEYWORD}
+    main = request.model.main_input_name
+    if not isinstance(main, str) or main not in parameters or media - {main} or required - {main}:
+        return False
+    if main == "input_features":
+        return hasattr(request.config, "num_mel_bins") and hasattr(request.config, "max_source_positions")
+    return main == "input_ids" or (
+        main == "pixel_values" and isinstance(getattr(request.config, "image_size", None), int)
+    )
 
 
 def _with_labels(request: _Request, kwargs: dict[str, Any], text: str) -> tuple[dict[str, Any], str]:
@@ -266,29 +300,91 @@ def _decode(request: _Request) -> tuple[dict[str, Any], tuple[Any, ...], str]:
     context = int(request.context or 0)
     token, text = request.ids(1), f"[{request.batch}, 1] against a cache of {context} tokens"
     if getattr(request.config, "is_encoder_decoder", False):
-        kwargs, main = _main(request)
-        output = run_prefill(request.model, {**kwargs, "decoder_input_ids": request.ids(context), "use_cache": True})
+        kwargs, main, output = _encoded(request, context)
         cache = _cache_of(request, output)
         step = {
             "decoder_input_ids": token,
-            "encoder_outputs": (output.encoder_last_hidden_state,),
-            "past_key_values": cache,
+            "encoder_outputs": _encoder_outputs(request, kwargs, output.encoder_last_hidden_state),
+            _cache_name(request): cache,
             "use_cache": True,
         }
         return step, (cache,), f"decoder_input_ids {text}, encoder run on {main}"
-    cache = _cache_of(request, run_prefill(request.model, {"input_ids": request.ids(context), "use_cache": True}))
-    return {"input_ids": token, "past_key_values": cache, "use_cache": True}, (cache,), f"input_ids {text}"
+    also = _also_required(request)
+    cache = _cache_of(request, _prefill(request, {"input_ids": request.ids(context), "use_cache": True, **also}))
+    step = {"input_ids": token, _cache_name(request): cache, "use_cache": True, **also}
+    return step, (cache,), f"input_ids {text}"
+
+
+def _encoded(request: _Request, context: int) -> tuple[dict[str, Any], str, Any]:
+    """The encoder's inputs and the output of a prefill, with the first inputs that the model runs with."""
+    more = {"decoder_input_ids": request.ids(context), "use_cache": True}
+    kwargs, main = _main(request)
+    try:
+        return kwargs, main, _prefill(request, {**kwargs, **more})
+    except Exception:
+        for other in candidates(request.model, request.batch, int(request.seq_len or 1)):
+            with suppress(Exception):
+                shape = (*other["decoder_input_ids"].shape[2:],)
+                ids = torch.ones(request.batch, context, *shape, dtype=torch.int64)
+                output = _prefill(request, {**other, **more, "decoder_input_ids": ids})
+                other.pop("decoder_input_ids")
+                return other, describe_inputs(other), output
+        raise
+
+
+def _also_required(request: _Request) -> dict[str, Any]:
+    """What the model cannot be called without besides token ids (BLIP: the image)."""
+    found = inspect.signature(request.model.forward).parameters.values()
+    required = {p.name for p in found if p.default is p.empty and p.kind is p.POSITIONAL_OR_KEYWORD} - {"input_ids"}
+    made = next(candidates(request.model, request.batch, 1), {}) if required else {}
+    return {name: value for name, value in made.items() if name in required}
+
+
+def _prefill(request: _Request, kwargs: dict[str, Any]) -> Any:
+    """The output of a prefill: plain where that runs, else as capturing runs it, which knows more values."""
+    try:
+        return run_prefill(request.model, kwargs)
+    except Exception:
+        real = {k: torch.ones_like(v, device="cpu") if _is_ids(v) else v for k, v in kwargs.items()}
+        return capture_with_result(request.model, (), real, restore=False).result
+
+
+def _is_ids(value: Any) -> bool:
+    return isinstance(value, Tensor) and value.is_meta and value.dtype is torch.int64
+
+
+def _encoder_outputs(request: _Request, kwargs: dict[str, Any], hidden: Tensor) -> Any:
+    """What the encoder returned, in its own class: some decoders read more of it than the hidden states."""
+    outputs = importlib.import_module("transformers.modeling_outputs")
+    with suppress(Exception):
+        encoder: Any = request.model.get_encoder()  # type: ignore[operator]
+        known = inspect.signature(encoder.forward).parameters
+        given = {name: value for name, value in kwargs.items() if name in known}
+        result = capture_with_result(encoder, (), given, restore=False).result
+        if type(result) not in (tuple, outputs.BaseModelOutput) and hasattr(result, "last_hidden_state"):
+            return result
+    return outputs.BaseModelOutput(last_hidden_state=hidden)
+
+
+_CACHE_NAMES = ("past_key_values", "cache_params", "state")
+
+
+def _cache_name(request: _Request) -> str:
+    """The parameter that takes the cache; a cache under another name would be ignored."""
+    parameters = inspect.signature(request.model.forward).parameters
+    return next((name for name in _CACHE_NAMES if name in parameters), _CACHE_NAMES[0])
 
 
 def _cache_of(request: _Request, output: Any) -> Any:
     """Return the cache in a prefill's output, whatever the model calls it."""
-    for name in ("past_key_values", "cache_params", "state"):
+    for name in _CACHE_NAMES:
         found = getattr(output, name, None)
         if found is not None:
             return found
     if isinstance(output, tuple) and len(output) == 2 and output[1] is not None:
         return output[1]
-    raise CaptureError(f"{request.name} returned no cache from its prefill, so decode cannot be prepared")
+    why = "; set is_decoder in its configuration" if getattr(request.config, "is_decoder", None) is False else ""
+    raise CaptureError(f"{request.name} returned no cache from its prefill, so decode cannot be prepared{why}")
 
 
 def _main(request: _Request) -> tuple[dict[str, Any], str]:
@@ -296,16 +392,19 @@ def _main(request: _Request) -> tuple[dict[str, Any], str]:
     name, config = _main_input(request), request.config
     if name == "input_ids":
         return {name: request.ids(int(request.seq_len or 1))}, f"{name} [{request.batch}, {request.seq_len}]"
-    if name == "pixel_values":
+    if name == "pixel_values" and _is_plain(request):
         size = getattr(config, "image_size", None) or 224
         height, width = size if isinstance(size, (tuple, list)) else (size, size)
         shape: tuple[int, ...] = (getattr(config, "num_channels", 3), height, width)
     elif name == "input_features" and hasattr(config, "num_mel_bins") and hasattr(config, "max_source_positions"):
         shape = (config.num_mel_bins, 2 * config.max_source_positions)  # the encoder's convolutions halve the frames
     else:
-        raise InputError(
-            f"{request.name} reads {name!r}, whose shape its configuration does not give; "
-            "write a function that returns (model, args, kwargs) and pass it as module:function"
-        )
+        made = next(candidates(request.model, request.batch, int(request.seq_len or 1)), {})
+        made.pop("decoder_input_ids", None)
+        if name not in made:
+            raise InputError(
+                f"{request.name} reads {name!r}, whose shape its configuration does not give; {_OWN_INPUTS}"
+            )
+        return made, describe_inputs(made)
     value = torch.empty(request.batch, *shape, dtype=request.dtype, device="meta")
     return {name: value}, f"{name} {list(value.shape)}"

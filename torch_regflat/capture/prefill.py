@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from .record import capture_with_result
+from .scans import fused_scans
 
 _Key = tuple[Any, ...]
 _MIN_LAYERS = 3  # below that there is nothing to save
@@ -36,7 +37,7 @@ def run_prefill(model: nn.Module, kwargs: dict[str, Any]) -> Any:
 
 def _run_prefill(model: nn.Module, kwargs: dict[str, Any]) -> Any:
     state = dict([*model.named_parameters(remove_duplicate=False), *model.named_buffers(remove_duplicate=False)])
-    with torch.inference_mode(), skip_repeated_layers(model):
+    with torch.inference_mode(), fused_scans(), skip_repeated_layers(model):
         if all(tensor.is_meta for tensor in state.values()):
             return model(**kwargs)
         stand_ins = {name: torch.empty_like(tensor, device="meta") for name, tensor in state.items()}

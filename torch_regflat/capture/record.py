@@ -17,13 +17,15 @@ import torch
 from torch.fx import GraphModule
 from torch.nn.parameter import UninitializedParameter
 
-from ..errors import CaptureError, InputError
+from ..errors import CaptureError, RegflatError
 from . import state
 from ._torch_private import as_written, intercepted
 from .graphs import as_callable
+from .hints import Hints
 from .inputs import Inputs, home_device
 from .recorder import Recorder
 from .repeats import Leak
+from .scans import fused_scans
 
 
 @dataclass(frozen=True)
@@ -41,16 +43,18 @@ def capture(
     *,
     repeats: bool = True,
     kv_cache: Any = (),
+    hints: Hints | None = None,
 ) -> GraphModule:
     """Record `fn(*args, **kwargs)` as an fx graph of ATen operators; nothing is computed.
 
     `fn` is a module, a method, a function or a `GraphModule`, which is run node by node. Tensors may be on any device;
     meta tensors suffice. `kv_cache` holds the objects (caches, tensors, nested) whose tensors are marked as key-value
     cache; objects among the arguments whose class is called `...Cache` are found by themselves. With `repeats`, layers
-    that are built alike and called alike are run once and copied. Placeholders are the tensors of the arguments in
+    that are built alike and called alike are run once and copied. `hints` answers questions about values that cannot be
+    worked out, by module path or `file:line` (see `capture.hints`). Placeholders are the tensors of the arguments in
     order, then those of `kv_cache`; the output is the flat tuple of the tensors in the result.
     """
-    return capture_with_result(fn, args, kwargs, repeats=repeats, kv_cache=kv_cache).graph
+    return capture_with_result(fn, args, kwargs, repeats=repeats, kv_cache=kv_cache, hints=hints).graph
 
 
 def capture_with_result(
@@ -61,6 +65,7 @@ def capture_with_result(
     repeats: bool = True,
     kv_cache: Any = (),
     restore: bool = True,
+    hints: Hints | None = None,
 ) -> Captured:
     """As `capture`, and also what the call returned.
 
@@ -72,10 +77,10 @@ def capture_with_result(
     if isinstance(fn, torch.nn.Module):
         _refuse_lazy(fn)
     try:
-        return _Run(fn, args, kwargs or {}, kv_cache, restore).record(repeats)
+        return _Run(fn, args, kwargs or {}, kv_cache, restore, hints).record(repeats)
     except Leak:
         # A repeated layer left a tensor behind by a way that copying cannot follow, so every layer is run.
-        return _Run(fn, args, kwargs or {}, kv_cache, restore).record(False)
+        return _Run(fn, args, kwargs or {}, kv_cache, restore, hints).record(False)
 
 
 def _refuse_lazy(module: torch.nn.Module) -> None:
@@ -90,8 +95,17 @@ def _refuse_lazy(module: torch.nn.Module) -> None:
 class _Run:
     """One call to capture: enters the modes, leaves the user's objects as they were."""
 
-    def __init__(self, fn: Any, args: tuple[Any, ...], kwargs: dict[str, Any], kv_cache: Any, restore: bool) -> None:
+    def __init__(
+        self,
+        fn: Any,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        kv_cache: Any,
+        restore: bool,
+        hints: Hints | None,
+    ) -> None:
         self.fn, self.args, self.kwargs, self.kv_cache, self.restore = fn, args, kwargs, kv_cache, restore
+        self.hints = hints
         self.call = as_callable(fn) if isinstance(fn, GraphModule) else fn
         owner = fn if isinstance(fn, torch.nn.Module) else getattr(fn, "__self__", None)
         self.root = owner if isinstance(owner, torch.nn.Module) else None
@@ -100,13 +114,13 @@ class _Run:
         saved, given = state.Saved(), state.Saved()
         name = getattr(self.fn, "__name__", type(self.fn).__name__)
         home = home_device(self.root, (self.args, self.kwargs))
-        recorder = Recorder(self.root, name, home, repeats=repeats, saved=saved)
+        recorder = Recorder(self.root, name, home, repeats=repeats, saved=saved, hints=self.hints)
         given.state((self.args, self.kwargs, self.kv_cache))
         finished = False
         try:
             with no_collection(), torch.inference_mode():
                 args, kwargs = Inputs(recorder, self.fn, self.kv_cache).add(self.args, self.kwargs)
-                with intercepted(recorder), recorder:
+                with fused_scans(), intercepted(recorder), recorder:
                     result = self._call(recorder, args, kwargs)
                 graph = recorder.finish(result)
             finished = True
@@ -119,7 +133,7 @@ class _Run:
     def _call(self, recorder: Recorder, args: Any, kwargs: Any) -> Any:
         try:
             return self.call(*args, **kwargs)
-        except (CaptureError, InputError):
+        except RegflatError:
             raise
         except Exception as error:
             where = recorder.where(error)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import operator
+import os
+import re
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import torch
@@ -13,6 +15,7 @@ from torch.fx import Graph, GraphModule, Node
 from ..errors import CaptureError
 from . import higher_order, state
 from ._torch_private import (
+    DYNAMIC_SHAPE,
     OpInfo,
     TorchDispatchMode,
     is_higher_order,
@@ -21,10 +24,27 @@ from ._torch_private import (
     run_on_meta,
     without_dispatch,
 )
-from .names import Names, attribute_name, readable, user_line
+from .hints import NOTHING, Hints, Supplied, as_count, as_number, as_tensor
+from .names import Names, attribute_name, readable, safe_answer, user_line
 from .repeats import Repeats
+from .sized import sized
 from .twins import Twins, no_memory_layout
 from .values import Unknown, Values
+
+_MASK = re.compile(r"(^|_)(attention_mask|pixel_mask)$")
+"""Inputs that say which tokens or pixels count. Without values they are taken to be all ones: no padding."""
+
+_MASKED_WRITES = frozenset({torch.ops.aten.index_put_.default, torch.ops.aten.index_put.default})
+
+
+def _asks_for_rows(error: Exception) -> bool:
+    """Whether a meta kernel gave up because the number of rows depends on values."""
+    return "nonzero" in str(error) or "without output_size" in str(error)
+
+
+def _is_masked(indices: Any) -> bool:
+    """Whether elements are picked by a mask: how many are written then depends on values, the shape does not."""
+    return any(index is not None and index.dtype in (torch.bool, torch.uint8) for index in indices)
 
 
 class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
@@ -34,7 +54,14 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
     supports_higher_order_operators = True
 
     def __init__(
-        self, root: torch.nn.Module | None, name: str, home: torch.device, *, repeats: bool, saved: state.Saved
+        self,
+        root: torch.nn.Module | None,
+        name: str,
+        home: torch.device,
+        *,
+        repeats: bool,
+        saved: state.Saved,
+        hints: Hints | None = None,
     ) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.name, self.home = name, home
@@ -43,6 +70,7 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self.nodes: list[Node] = []
         self.twins = Twins()
         self.values = Values()
+        self.hints = Supplied(hints)
         self.names = Names(root)
         self.saved = saved
         self.stack: list[tuple[str, torch.nn.Module | None]] = [("", None)]
@@ -99,14 +127,43 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
                 real = self.values.run(func, *recorded)
                 self._check_layout(real)
             except Unknown as unknown:
-                if info.data_dependent:
-                    raise self.refusal(f"needs the values of a tensor ({func})", unknown) from error
+                if func in _MASKED_WRITES and _is_masked(actual[0][1]):
+                    return actual[0][0] if info.writes else torch.empty_like(actual[0][0])
+                if info.data_dependent or isinstance(error, DYNAMIC_SHAPE) or _asks_for_rows(error):
+                    return self._of_unknown_size(func, actual, recorded, unknown)
                 raise error from None
             except CaptureError:
                 raise
             except Exception:
                 raise error from None
             return torch.utils._pytree.tree_map_only(torch.Tensor, self.twins.make, real)
+
+    def _of_unknown_size(self, func: Any, actual: tuple[Any, Any], recorded: tuple[Any, Any], unknown: Unknown) -> Any:
+        """An operator whose number of rows depends on values: known from part of them, or hinted, or refused."""
+        if func is torch.ops.aten.index.Tensor:
+            with suppress(Unknown):
+                return func(actual[0][0], self._known_indices(recorded[0][1], actual[0][1]))
+        if func is torch.ops.aten.repeat_interleave.self_Tensor:
+            with suppress(Unknown):
+                rows = self.values.run(torch.ops.aten.sum.default, (recorded[0][1],), {})
+                return func(*actual[0], **{**actual[1], "output_size": int(rows)})
+        line = user_line()
+        hint = self.hints.find(self.stack[-1][0], line)
+        if hint is NOTHING:
+            raise self.refusal(f"needs the values of a tensor ({func})", unknown)
+        self.values.asked += 1
+        return sized(func, actual, as_count(hint, line))
+
+    def _known_indices(self, recorded: Any, actual: Any) -> list[Any]:
+        """The indices with masks, whose values are known, as positions: the shape depends on nothing else."""
+        found: list[Any] = []
+        for node, index in zip(recorded, actual, strict=True):
+            if index is None or index.dtype not in (torch.bool, torch.uint8):
+                found.append(index)
+            else:
+                rows = self.values.run(torch.ops.aten.nonzero.default, (node,), {})
+                found += [column.to("meta") for column in rows.unbind(1)]
+        return found
 
     def _check_layout(self, out: Any) -> None:
         if isinstance(out, torch.Tensor) and out.layout is not torch.strided:
@@ -116,6 +173,14 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         try:
             return self.values.run(func, args, kwargs)
         except Unknown as unknown:
+            safe = safe_answer()
+            if safe is not None:
+                return safe
+            line = user_line()
+            hint = self.hints.find(self.stack[-1][0], line)
+            if hint is not NOTHING:
+                self.values.asked += 1
+                return as_number(hint, line)
             raise self.refusal(f"asks for the value of a tensor ({func})", unknown) from None
 
     def values_of(self, tensor: torch.Tensor, asked: str) -> torch.Tensor:
@@ -124,12 +189,22 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
             try:
                 real: torch.Tensor = self.values.evaluate(self.node(tensor))
             except Unknown as unknown:
+                line = user_line()
+                hint = self.hints.find(self.stack[-1][0], line)
+                if hint is not NOTHING:
+                    self.values.asked += 1
+                    return as_tensor(hint, tensor, line)
                 raise self.refusal(f"asks for the values of a tensor ({asked})", unknown) from None
         return real
 
     def refusal(self, does: str, unknown: Unknown) -> CaptureError:
         advice = self._advice_for_experts() or unknown.advice
-        return CaptureError(f"{self.here()}: {user_line()} {does} that depends on {unknown.why}; {advice}")
+        line = user_line()
+        key = self.stack[-1][0] or line.rpartition(os.sep)[2]
+        return CaptureError(
+            f"{self.here()}: {line} {does} that depends on {unknown.why}; {advice}, "
+            f"or give the value with hints={{{key!r}: ...}}"
+        )
 
     def _advice_for_experts(self) -> str:
         """For a loop over the experts that were hit, which transformers can replace by one grouped product."""
@@ -326,6 +401,8 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         node.meta["role"] = "weight" if isinstance(tensor, torch.nn.Parameter) else role
         node.meta["input"] = name
         self._note_real(node, tensor)
+        if tensor.is_meta and tensor.dim() == 2 and _MASK.search(name) and not tensor.is_floating_point():
+            self.values.assumed[node] = torch.ones((), dtype=tensor.dtype)
         self._node_of[id(twin)] = node
 
     def _note_real(self, node: Node, tensor: torch.Tensor) -> None:
@@ -392,7 +469,8 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
             "storage": tuple(n.meta["storage"] for n in outputs),
         }
         made = lazy_graph_module(self._attributes, self.graph, self.name)
-        made.meta["notes"] = tuple(dict.fromkeys(self.notes))
+        assumed = (f"{name} has no values; taken as all ones (no padding)" for name in self.values.used_assumptions)
+        made.meta["notes"] = tuple(dict.fromkeys((*self.notes, *assumed)))
         return made
 
     def note(self, text: str) -> None:

@@ -35,6 +35,10 @@ class Values:
     def __init__(self) -> None:
         self.real: dict[Node, torch.Tensor] = {}
         """Placeholders and get_attr nodes whose numbers are known."""
+        self.assumed: dict[Node, torch.Tensor] = {}
+        """Masks without values, taken to mask nothing (no padding): a single one, to be expanded."""
+        self.used_assumptions: dict[str, None] = {}
+        """Names of the inputs whose assumed values were asked for."""
         self.order: dict[Node, int] = {}
         self.writers: dict[int, list[Node]] = {}
         """Nodes that write in place, by the number of the storage written."""
@@ -102,7 +106,7 @@ class Values:
 
     def _check(self, node: Node, count: int) -> None:
         if node.op in ("placeholder", "get_attr"):
-            if node not in self.real:
+            if node not in self.real and node not in self.assumed:
                 raise _missing(node)
         elif not isinstance(node.target, torch._ops.OpOverload):
             pass
@@ -120,6 +124,9 @@ class Values:
         if node in self.real:
             real = self.real[node].detach().to("cpu")
             return real.clone() if self._written(node) else real
+        if node in self.assumed:
+            self.used_assumptions[str(node.meta.get("input", node.name))] = None
+            return self.assumed[node].expand(node.meta["val"].shape).clone()
         args, kwargs = map_arg((node.args, node.kwargs), known.__getitem__)
         return _call(node.target, args, kwargs)
 

@@ -18,6 +18,7 @@ from . import (
     products,
     recurrent,
     reduction,
+    state_space,
     transformer,
     views,
 )
@@ -42,6 +43,7 @@ __all__ = [
     "products",
     "recurrent",
     "reduction",
+    "state_space",
     "transformer",
     "views",
     "workload",
