@@ -8,7 +8,7 @@ import sys
 import threading
 import traceback
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -54,6 +54,44 @@ def _one_sentence(verbose: bool = False) -> Iterator[None]:
     raise click.exceptions.Exit(code)
 
 
+def _model_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """The options that say what is priced, the same for every command that takes a model."""
+    for option in reversed(
+        (
+            click.option(
+                "--optimizer", type=click.Choice(_OPTIMIZERS), default="adamw", show_default=True, help="For train."
+            ),
+            click.option("--batch", type=int, default=1, show_default=True, help="Sequences or images at a time."),
+            click.option("--seq-len", type=int, help="Tokens a sequence."),
+            click.option("--context", type=int, help="Tokens already in the KV cache, for --phase decode."),
+            click.option(
+                "--chip", "chips", multiple=True, help="A name `regflat chips` lists, or a chip file; repeatable."
+            ),
+            click.option("--dtype", help="Data type of weights and activations; by default the checkpoint's own."),
+            click.option("--kv-dtype", help="Data type of the KV cache; by default that of the activations."),
+            click.option("--weights", help="Format of linear layers' weights: fp8, mxfp8, int8, int4, mxfp4 or nvfp4."),
+            click.option(
+                "--activations", help="Multiply in this format too; by default only the stored weights are narrow."
+            ),
+            click.option(
+                "--routing-skew",
+                type=float,
+                default=0.0,
+                show_default=True,
+                help="How unevenly a mixture of experts is used: 0 uniform, 1 Zipf's law.",
+            ),
+            click.option(
+                "--strict", is_flag=True, help="Refuse what does not fit or has an operator without a formula."
+            ),
+            click.option("--trust-remote-code", is_flag=True, help="Let a hub model bring its own Python code."),
+            click.option("-q", "--quiet", is_flag=True, help="No progress, no warnings."),
+            click.option("-v", "--verbose", is_flag=True, help="Wide tables, versions, and tracebacks of errors."),
+        )
+    ):
+        command = option(command)
+    return command
+
+
 @main.command()
 @click.argument("model")
 @click.option(
@@ -63,32 +101,14 @@ def _one_sentence(verbose: bool = False) -> Iterator[None]:
     multiple=True,
     help="What to price; by default what the model is made for. Given several times: phases side by side on one chip.",
 )
-@click.option("--optimizer", type=click.Choice(_OPTIMIZERS), default="adamw", show_default=True, help="For train.")
-@click.option("--batch", type=int, default=1, show_default=True, help="Sequences or images at a time.")
-@click.option("--seq-len", type=int, help="Tokens a sequence.")
-@click.option("--context", type=int, help="Tokens already in the KV cache, for --phase decode.")
-@click.option("--chip", "chips", multiple=True, help="A name that `regflat chips` lists, or a chip file; repeatable.")
-@click.option("--dtype", help="Data type of weights and activations; by default the checkpoint's own.")
-@click.option("--kv-dtype", help="Data type of the KV cache; by default that of the activations.")
-@click.option("--weights", help="Format of linear layers' weights: fp8, mxfp8, int8, int4, mxfp4 or nvfp4.")
-@click.option("--activations", help="Multiply in this format too; by default only the stored weights are narrow.")
-@click.option(
-    "--routing-skew",
-    type=float,
-    default=0.0,
-    show_default=True,
-    help="How unevenly a mixture of experts is used: 0 uniform, 1 Zipf's law.",
-)
+@_model_options
 @click.option("--by", type=click.Choice(_GROUPINGS), default="layer", show_default=True, help="A row for each.")
 @click.option("--expand", is_flag=True, help="Show each of the repeated layers.")
 @click.option("--format", "format_", type=click.Choice(_FORMATS), default="table", show_default=True)
 @click.option("-o", "--output", type=click.Path(), help="Write to this file instead of the terminal.")
 @click.option("--sort-by", help="latency, energy, flops, traffic, utilization, ...; by default in order of execution.")
 @click.option("--row-limit", type=int, help="Show so many rows, and the sum of the others.")
-@click.option("--strict", is_flag=True, help="Refuse a model that does not fit or has an operator without a formula.")
-@click.option("--trust-remote-code", is_flag=True, help="Let a hub model bring its own Python code.")
-@click.option("-q", "--quiet", is_flag=True, help="No progress, no warnings.")
-@click.option("-v", "--verbose", is_flag=True, help="Wide tables, versions, and tracebacks of errors.")
+@click.option("--sensitivity", is_flag=True, help="Also: what 1 % more of each number of the chip does.")
 def profile(model: str, verbose: bool, **options: Any) -> None:
     """Price MODEL on one or more chips.
 
@@ -114,6 +134,8 @@ def _profile(model: str, verbose: bool, **options: Any) -> str:
     phases: tuple[str | None, ...] = options["phases"] or (None,)
     if len(phases) > 1:
         _check_side_by_side(options)
+    if options["sensitivity"] and (options["format_"] != "table" or len(phases) > 1):
+        raise InputError("--sensitivity is a table of one phase; leave out --format and give --phase once")
     with _waiting(f"profiling {model}", options["quiet"]), _warnings(options["quiet"]):
         profiles = [_profile_phase(model, phase, options) for phase in phases]
     from .report import render
@@ -124,8 +146,37 @@ def _profile(model: str, verbose: bool, **options: Any) -> str:
         return phases_side_by_side([prof.result for prof in profiles])
     prof = profiles[0]
     if options["format_"] == "table":
-        return render(prof.result, "table", **layout, wide=verbose, width=_width(options["output"]))
+        shown = render(prof.result, "table", **layout, wide=verbose, width=_width(options["output"]))
+        return shown + _sensitivities(prof) if options["sensitivity"] else shown
     return render(prof.result, options["format_"], **layout)
+
+
+def _sensitivities(prof: Profile) -> str:
+    from .report.sensitivity import render
+
+    return "".join(f"\n{render(chip.chip, prof.sensitivity(chip.chip, remap=True))}" for chip in prof.chips)
+
+
+@main.command()
+@click.argument("model")
+@click.option("--layer", "path", required=True, help="The module whose kernels to explain, as --by module names it.")
+@click.option("--phase", "phases", type=click.Choice(_PHASES), multiple=True, help="By default what the model is for.")
+@click.option("--losers", type=int, default=5, show_default=True, help="How many mappings that lost to show.")
+@_model_options
+def explain(model: str, path: str, losers: int, verbose: bool, **options: Any) -> None:
+    """Show why the kernels of one layer of MODEL run as they do: loops, traffic, times, and the mappings that lost."""
+    with _one_sentence(verbose):
+        for name in ("batch", "seq_len", "context"):
+            _check_positive(f"--{name.replace('_', '-')}", options[name])
+        _check_positive("--losers", losers)
+        if len(options["phases"]) > 1:
+            raise InputError("one phase is explained at a time; give --phase once")
+        with _waiting(f"profiling {model}", options["quiet"]), _warnings(options["quiet"]):
+            prof = _profile_phase(model, next(iter(options["phases"]), None), options)
+        from .report.explain import render
+
+        texts = [render(found) for chip in prof.chips for found in prof.explain(path, chip.chip, losers=losers)]
+    click.echo(f"\n{'-' * 80}\n\n".join(texts), nl=False)
 
 
 def _profile_phase(model: str, phase: str | None, options: dict[str, Any]) -> Profile:
