@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip
 JOBS ?= 2
 
-.PHONY: demo test lint clean
+.PHONY: demo test lint clean test-torch
 
 demo: $(VENV)/.demo
 	$(BIN)/regflat profile llama-3-8b --phase prefill --batch 1 --seq-len 2048 --chip h100-sxm --chip regflat-physical
@@ -18,6 +18,14 @@ lint: $(VENV)/.test
 	$(BIN)/python -m ruff check .
 	$(BIN)/python -m mypy
 	$(BIN)/lint-imports
+
+# make test-torch TORCH=2.11.0: the fast tests on another torch, in an environment of its own, without the pins.
+TORCH ?= 2.11.0
+OTHER := .venv-torch-$(TORCH)
+test-torch:
+	test -x $(OTHER)/bin/python || $(PYTHON) -m venv $(OTHER)
+	$(OTHER)/bin/python -m pip install torch==$(TORCH) -e '.[hf,test]'
+	OMP_NUM_THREADS=1 $(OTHER)/bin/python -m pytest -q -n $(JOBS) -m "not slow"
 
 $(VENV)/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
@@ -33,4 +41,4 @@ $(VENV)/.test: pyproject.toml constraints.txt | $(VENV)/bin/python
 	touch $@ $(VENV)/.demo
 
 clean:
-	rm -rf $(VENV) build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) .venv-torch-* build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
