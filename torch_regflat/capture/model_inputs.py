@@ -7,6 +7,7 @@ images, grids, sizes, masks) is a small real tensor on the CPU, so that question
 from __future__ import annotations
 
 import inspect
+import itertools
 import math
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -18,6 +19,9 @@ from ..errors import CaptureError
 
 _Made = Any
 _FRAMES = 8  # of a video, where the configuration does not say
+_SAMPLES = 19200  # of a sound
+_SIDES = (448, 512, 1024)  # of an image, where the one that the configuration names does not fit
+_STATES = ("hidden_states", "patch_embeds", "image_features", "context_hidden_states")
 _MEDIA = (
     "pixel_values",
     "pixel_values_videos",
@@ -31,26 +35,33 @@ _MEDIA = (
 def candidates(model: nn.Module, batch: int, tokens: int) -> Iterator[dict[str, Any]]:
     """Inputs for `model`, the richest first: all its modalities, each alone with text, the main input alone."""
     seen: list[Any] = []
-    error: CaptureError | None = None
-    for layout in _layouts(model):
-        maker = Maker(model, batch, tokens, **layout)
-        for media in maker.combinations():
-            try:
-                made = maker.make(media)
-            except CaptureError as caught:  # its own feature extractor does not run: perhaps without that medium
-                error = error or caught
-                continue
-            shapes = sorted((k, getattr(v, "shape", None)) for k, v in made.items())
-            if shapes not in seen:
-                seen.append(shapes)
-                yield made
-    for made in Maker(model, batch, tokens).least():
-        shapes = sorted((k, getattr(v, "shape", None)) for k, v in made.items())
+    errors: list[CaptureError] = []
+    makers = [Maker(model, batch, tokens, **layout) for layout in _layouts(model)]
+    further = (Maker(model, batch, tokens, **layout) for layout in _further_layouts(model, tokens))
+    ways = (
+        *(_all_media(maker, errors) for maker in makers),
+        Maker(model, batch, tokens).least(),
+        *(_all_media(maker, errors) for maker in further),
+    )
+    for made in itertools.chain.from_iterable(ways):
+        shapes = sorted((k, _shape(v)) for k, v in made.items())
         if shapes not in seen:
             seen.append(shapes)
             yield made
-    if not seen and error is not None:
-        raise error
+    if not seen and errors:
+        raise errors[0]
+
+
+def _all_media(maker: Maker, errors: list[CaptureError]) -> Iterator[dict[str, Any]]:
+    for media in maker.combinations():
+        try:
+            yield maker.make(media)
+        except CaptureError as caught:  # its own feature extractor does not run: perhaps without that medium
+            errors.append(caught)
+
+
+def _shape(value: Any) -> Any:
+    return [_shape(v) for v in value] if isinstance(value, list) else getattr(value, "shape", None)
 
 
 def _layouts(model: nn.Module) -> list[dict[str, Any]]:
@@ -68,6 +79,34 @@ def _layouts(model: nn.Module) -> list[dict[str, Any]]:
     return [{}, {"flip": True}] if "pixel_values" in parameters else [{}]
 
 
+def _further_layouts(model: nn.Module, tokens: int) -> Iterator[dict[str, Any]]:
+    """Layouts for models that none of the usual ones suits: parts of models, and sizes that no configuration names."""
+    parameters = inspect.signature(model.forward).parameters
+    sizes = (getattr(model.config, name, None) for name in ("input_size", "input_dim", "hidden_size_global"))
+    widths = [{"bins": w} for w in (*_first_widths(model), *sizes) if isinstance(w, int)]
+    if any(name in parameters for name in (*OPTIONAL, *_STATES)):
+        yield {"optional": True}
+        yield from ({"optional": True, "embeds": True, **width} for width in ({}, *widths))
+        yield from ({"optional": True, **width} for width in widths)
+    if "pixel_values" in parameters:
+        yield from ({"pixels_as": way} for way in ("frames", "one"))
+        yield {"pixels_as": "one", "optional": True}
+        yield from ({"side": side} for side in _SIDES)
+    if any(name in parameters for name in _STATES):
+        yield {"states_as": "pixels"}
+        yield from ({"states_as": "states", **width} for width in widths)
+        yield {"states_as": "channels"}
+    if "input_features" in parameters:
+        factor = getattr(model.config, "downsample_factor", None)
+        if isinstance(factor, int):  # as many sounds as tokens
+            yield {"frames_of_sound": 2 * factor * tokens}
+        hop = getattr(model.config, "hop_length", None)
+        if isinstance(hop, int) and "input_values" in parameters:  # as many features as codes
+            yield from ({"frames_of_sound": _SAMPLES // hop, **width} for width in widths)
+    if "input_values" in parameters:
+        yield from ({"states_as": "states", "optional": optional} for optional in (False, True))
+
+
 def _first_widths(model: nn.Module) -> list[int]:
     """The width that the first product and the first norm of a model take: that of its features, for many."""
     linear = next((m.in_features for m in model.modules() if isinstance(m, nn.Linear)), None)
@@ -77,14 +116,32 @@ def _first_widths(model: nn.Module) -> list[int]:
 
 def describe(kwargs: dict[str, Any]) -> str:
     """`input_ids [1, 8], pixel_values [1, 3, 224, 224]`."""
-    return ", ".join(f"{k} {list(v.shape)}" for k, v in kwargs.items() if isinstance(v, Tensor))
+    tensors = ((k, t) for k, v in kwargs.items() for t in (v if isinstance(v, list) else [v]))
+    return ", ".join(f"{k} {list(t.shape)}" for k, t in tensors if isinstance(t, Tensor))
 
 
 class Maker:
     """Makes one value for each parameter of a model's `forward` that it has to be given."""
 
-    def __init__(self, model: nn.Module, batch: int, tokens: int, bins: int | None = None, flip: bool = False) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        batch: int,
+        tokens: int,
+        bins: int | None = None,
+        flip: bool = False,
+        *,
+        optional: bool = False,
+        embeds: bool = False,
+        side: int | None = None,
+        pixels_as: str = "",
+        states_as: str = "",
+        frames_of_sound: int | None = None,
+    ) -> None:
         self.model, self.batch, self.tokens, self.bins, self.flip = model, batch, tokens, bins, flip
+        self.optional, self.embeds, self.side = optional, embeds, side
+        self.pixels_as, self.states_as = pixels_as, states_as
+        self.frames_of_sound = frames_of_sound
         self.config: Any = model.config
         self.dtype = next((p.dtype for p in model.parameters() if p.is_floating_point()), torch.float32)
         found = inspect.signature(model.forward).parameters.values()
@@ -121,6 +178,13 @@ class Maker:
             self._add(name, made)
         for name in self._companions(made, media):
             self._add(name, made)
+        if self.optional:
+            masks = ("attention_mask",) if "hidden_states" in made else ()
+            for name in (n for n in (*OPTIONAL, *masks) if n in self.parameters and n not in made):
+                self._add(name, made)
+        if self.embeds and "inputs_embeds" in self.parameters:
+            names = [n for n in names if n != "input_ids"]
+            self._add("inputs_embeds", made)
         if "input_ids" in names:
             made = {**self._token_ids(made), **made}
             if "bbox" in self.parameters:
@@ -136,6 +200,13 @@ class Maker:
         required = {"input_ids", "inputs_embeds", *self.main}.issuperset(self.required)
         if required and "input_ids" in self.parameters:
             yield {"input_ids": self._ids(self.length)}
+            ids = self._ids(self.length)[: self.batch, :, None]
+            for books in self.codebooks:
+                made: dict[str, Any] = {"input_ids": ids.repeat(1, 1, books)}
+                yield made
+                if "encoder_hidden_states" in self.parameters:
+                    self._add("encoder_hidden_states", made := dict(made))
+                    yield made
         if required and "inputs_embeds" in self.parameters and hasattr(self.text, "hidden_size"):
             yield {"inputs_embeds": self.meta(self.batch, self.length, self.text.hidden_size)}
 
@@ -155,7 +226,7 @@ class Maker:
             return
         try:
             value = maker(self)
-        except (AttributeError, TypeError) as error:
+        except (AttributeError, TypeError, StopIteration) as error:
             if name not in self.required:
                 return
             kind = type(self.model).__name__
@@ -198,6 +269,13 @@ class Maker:
     def _ids(self, tokens: int, vocabulary: int | None = None) -> Tensor:
         books = getattr(self.config, "num_codebooks", None) if "Decoder" in type(self.model).__name__ else None
         return torch.full((self.batch * (books or 1), max(1, tokens)), self._ordinary(vocabulary or self.vocabulary))
+
+    @property
+    def codebooks(self) -> list[int]:
+        """How many ids a step may have: one for each codebook, and one for the text."""
+        found = (getattr(self.config, n, None) for n in ("num_codebooks", "num_channels"))
+        counts = [n for n in found if isinstance(n, int)]
+        return [n + more for n in counts for more in (0, 1)]
 
     @property
     def length(self) -> int:
@@ -281,6 +359,8 @@ class Maker:
     # --- images ----------------------------------------------------------------------------------------------------
 
     def image_size(self) -> tuple[int, int]:
+        if self.side is not None:
+            return self.side, self.side
         queries = getattr(self.config, "projector_patch_to_query_dict", None)
         if queries:
             side = math.isqrt(min(map(int, queries))) * self.patch
@@ -352,6 +432,8 @@ class Maker:
         return None
 
     def pixels(self) -> Tensor:
+        if self.pixels_as:
+            return self._other_pixels()
         if self.is_patched:
             count = self.batch * math.prod(self.grid())
             if self.flip:
@@ -374,6 +456,41 @@ class Maker:
             if found % (self.patch**2) == 0:
                 return self.meta(self.batch, height // self.patch * (width // self.patch), found)
         return self.meta(self.batch, self.channels, *self.image_size())
+
+    def _other_pixels(self) -> Tensor:
+        """The frames of a clip one after the other; pictures one to a prompt, patches one batch."""
+        if self.pixels_as == "frames":
+            return self.meta(self.batch * self.frames, self.channels, *self.image_size())
+        if self.is_patched:
+            count = self.batch * math.prod(self.grid())
+            return self.meta(1, count, self.channels, self.patch, self.patch)
+        if "pixel_position_ids" in self.required:
+            return self.meta(self.batch, self.position_ids_2d().shape[1], self.patch_width)
+        return self.meta(self.batch, 1, self.channels, *self.image_size())
+
+    @property
+    def width(self) -> int:
+        """Numbers in a state."""
+        return int(self.bins or self.text.hidden_size)
+
+    @property
+    def cross_width(self) -> int:
+        """Numbers in a state that cross-attention reads."""
+        names = ("encoder_hidden_size", "cross_hidden_size", "hidden_size")
+        return next(v for n in names if isinstance(v := getattr(self.config, n, None), int))
+
+    def states(self) -> Tensor:
+        """What a part of a model reads: states, or patches, or a picture or a sound, where it is the first part."""
+        if self.states_as == "pixels":
+            return self.meta(self.batch, self.channels, *self.image_size())
+        if self.states_as == "channels" and "patch_embeds" in self.parameters:
+            return self.meta(self.batch, self.width, 16, 16)
+        if self.states_as == "channels":  # a sound
+            first = next((m for m in self.model.modules() if isinstance(m, nn.Conv1d)), None)
+            return self.meta(self.batch, 1 if first is None else first.in_channels, _SAMPLES)
+        if self.is_patched:
+            return self.pixels()
+        return self.meta(self.batch, self.tokens, self.width)
 
     def position_ids_2d(self) -> Tensor:
         """Column and row of each patch. [batch, patches, 2]"""
@@ -423,6 +540,8 @@ class Maker:
         return 80
 
     def sound_frames(self) -> int:
+        if self.frames_of_sound is not None:
+            return self.frames_of_sound
         for config in (self.audio, self.config):
             value = getattr(config, "max_source_positions", None)
             if isinstance(value, int) and value <= 3000:
@@ -441,6 +560,8 @@ class Maker:
         return self.meta(self.batch, *((bins, frames) if bins_first else (frames, bins)))
 
     def samples(self) -> Tensor:
+        if self.states_as:
+            return self.meta(self.batch, self.tokens, self.width)
         if (
             hasattr(self.config, "num_mel_bins")
             and hasattr(self.config, "max_length")
@@ -449,10 +570,10 @@ class Maker:
             return self.meta(self.batch, self.config.max_length, self.config.num_mel_bins)  # a spectrogram as an image
         channels = getattr(self.config, "audio_channels", None)
         if isinstance(channels, int):
-            return self.meta(self.batch, channels, 19200)
+            return self.meta(self.batch, channels, _SAMPLES)
         if hasattr(self.model, "encode") and hasattr(self.model, "decode"):  # a codec
-            return self.meta(self.batch, 1, 19200)
-        return self.meta(self.batch, 1, 19200) if self.flip else self.meta(self.batch, 19200)
+            return self.meta(self.batch, 1, _SAMPLES)
+        return self.meta(self.batch, 1, _SAMPLES) if self.flip else self.meta(self.batch, _SAMPLES)
 
     # --- series ----------------------------------------------------------------------------------------------------
 
@@ -529,6 +650,19 @@ COMPANIONS: dict[str, tuple[str, ...]] = {
 }  # fmt: skip
 
 
+OPTIONAL = (
+    "encoder_hidden_states", "patch_embeds", "patch_ids", "num_patches", "last_hidden_state", "visual_feats",
+    "visual_pos", "image_attention_mask", "image_embeds_position_mask", "question_positions", "vision_pos_embeds",
+    "decoder_input_values", "grid_thw",
+)  # fmt: skip
+"""Parameters with a default without which some models, and many of their parts, do not run."""
+
+
+def _first_tokens(m: Maker, count: int) -> Tensor:
+    """Which of the tokens stand for an image: as many as it makes. [batch, tokens]"""
+    return (torch.arange(m.length) < count).repeat(m.batch, 1)
+
+
 def _grid_tensor(m: Maker) -> Tensor:
     return torch.tensor([m.grid()] * m.batch)
 
@@ -539,13 +673,15 @@ MAKERS: dict[str, Callable[[Maker], _Made]] = {
     "aftercnn_lens": lambda m: torch.tensor([50] * m.batch),
     "attention_mask": lambda m: torch.ones(m.batch, 64, dtype=torch.long),
     "mel_spectrogram": lambda m: m.meta(m.batch, getattr(m.config, "mel_dim", 80), 64),
-    "action_embeds": lambda m: m.meta(m.batch, getattr(m.config, "chunk_size", 16), m.text.hidden_size),
+    "action_embeds": lambda m: m.meta(
+        m.batch, getattr(m.config, "chunk_size", 16), (_sub(m.config, "dit", "expert") or m.text).hidden_size
+    ),
     "state": lambda m: m.meta(m.batch, getattr(m.config, "max_state_dim", 32)),
     "target_sizes": lambda m: torch.tensor([m.patches] * m.batch),
     "aspect_ratio_ids": lambda m: torch.ones(m.batch, 1, dtype=torch.long),
     "aspect_ratio_mask": lambda m: torch.ones(m.batch, 1, int(getattr(m.vision, "max_num_tiles", 4)), dtype=torch.long),
     "noise_embeds": lambda m: m.meta(m.batch, 16, m.text.hidden_size),
-    "context_hidden_states": lambda m: m.meta(m.batch, m.tokens, m.text.hidden_size),
+    "context_hidden_states": lambda m: m.meta(m.batch, m.tokens, m.width),
     "high_res_pixel_values": lambda m: m.meta(m.batch, 3, 1024, 1024),
     "prompt_pixel_values": Maker.pixels,
     "prompt_masks": Maker.pixels,
@@ -553,7 +689,9 @@ MAKERS: dict[str, Callable[[Maker], _Made]] = {
     "image_position_ids": Maker.position_ids_2d,
     "image_patches": lambda m: m.meta(m.batch, 16, m.patch**2 * m.channels),
     "flattened_patches": lambda m: m.meta(m.batch, 64, m.patch**2 * m.channels + 2),
-    "pixel_attention_mask": lambda m: torch.ones(m.batch, math.prod(m.patches), dtype=torch.long),
+    "pixel_attention_mask": lambda m: torch.ones(
+        m.batch, 1 if m.pixels_as == "one" else math.prod(m.patches), dtype=torch.long
+    ),
     "spatial_shapes": lambda m: torch.tensor([m.patches] * m.batch),
     "query_embeds": lambda m: m.meta(m.batch, 32, m.config.hidden_size),
     "qformer_input_ids": lambda m: m._ids(8, 1000),
@@ -575,8 +713,12 @@ MAKERS: dict[str, Callable[[Maker], _Made]] = {
     "freq": lambda m: torch.zeros(m.batch, 1, dtype=torch.long),
     "latents": lambda m: m.meta(m.batch, m.config.hidden_size, 32),
     "inputs": lambda m: m.meta(m.batch, m.tokens, m.config.d_model) if hasattr(m.config, "d_model") else m.samples(),
-    "patch_embeds": lambda m: m.meta(m.batch, 64, m.config.hidden_size),
-    "vision_features": lambda m: m.meta(m.batch, 64, m.config.hidden_size),
+    "patch_embeds": lambda m: m.meta(m.batch, 64, m.width) if not m.states_as else m.states(),
+    "vision_features": lambda m: (
+        [m.meta(m.batch, m.config.hidden_size, 8, 8)]
+        if m.optional and "vision_pos_embeds" in m.parameters
+        else m.meta(m.batch, 64, m.config.hidden_size)
+    ),
     "text_features": lambda m: m.meta(m.batch, 8, m.config.hidden_size),
     "task_inputs": lambda m: m._ids(m.config.task_seq_len),
     "tasks_input_ids": lambda m: m._ids(16),
@@ -586,9 +728,30 @@ MAKERS: dict[str, Callable[[Maker], _Made]] = {
     "classes_structure": lambda m: torch.tensor([2] * m.batch),
     "merge_sizes": lambda m: torch.tensor([m.merge] * m.batch),
     "num_patches": lambda m: 64,
-    "encoder_hidden_states": lambda m: m.meta(m.batch, m.tokens, m.config.hidden_size),
+    "encoder_hidden_states": lambda m: m.meta(m.batch, m.tokens, m.cross_width),
     "pixel_values": Maker.pixels,
-    "hidden_states": lambda m: m.pixels() if m.is_patched else m.meta(m.batch, m.tokens, m.text.hidden_size),
+    "hidden_states": Maker.states,
+    "context": lambda m: m.meta(m.batch, 64, m.width),
+    "mask": lambda m: torch.ones(m.batch, m.tokens, dtype=torch.bool),
+    "image_features": lambda m: m.meta(m.batch, 64, m.width),
+    "pooled_patches_idx": lambda m: torch.arange(64).view(16, 4),
+    "audio_input_ids": lambda m: torch.zeros(m.batch, m.tokens, m.mels(), dtype=torch.long),
+    "chunk_sample_lengths": lambda m: torch.tensor([_SAMPLES] * m.batch),
+    "vision_pos_encoding": lambda m: m.meta(m.batch, 64, m.config.hidden_size),
+    "decoder_queries": lambda m: m.meta(m.batch, 32, m.config.hidden_size),
+    "backbone_features": lambda m: [m.meta(m.batch, m.config.hidden_size, side, side) for side in (32, 16, 8)],
+    "vision_pos_embeds": lambda m: [m.meta(m.batch, m.config.hidden_size, 8, 8)],
+    "image_attention_mask": lambda m: torch.ones(m.batch, m.length, 1, dtype=torch.long),
+    "image_embeds_position_mask": lambda m: _first_tokens(m, getattr(m.config, "latent_query_num", 64)),
+    "visual_feats": lambda m: m.meta(m.batch, 36, m.config.visual_feat_dim),
+    "visual_pos": lambda m: m.meta(m.batch, 36, m.config.visual_pos_dim),
+    "question_positions": lambda m: torch.zeros(m.batch, 1, dtype=torch.long),
+    "last_hidden_state": lambda m: m.meta(m.batch, 1, getattr(m.config, "input_size", m.width)),
+    "marks": lambda m: torch.full((m.batch, 1), m.length // 2),
+    "num_options": lambda m: torch.full((m.batch, 1), 2),
+    "question_type_ids": lambda m: torch.zeros(m.batch, 1, dtype=torch.long),
+    "decoder_input_values": Maker.samples,
+    "patch_ids": lambda m: torch.arange(m.length)[None].repeat(m.batch, 1) // 4,
     "grid_thw": _grid_tensor,
     "image_grid_thw": _grid_tensor,
     "video_grid_thw": _grid_tensor,

@@ -163,8 +163,7 @@ def prepare_model(
             f"unknown kv_dtype {kv_dtype!r}{near(kv_dtype, KV_BITS)} it must be one of {', '.join(KV_BITS)}"
         )
     if request.phase == "decode":
-        kwargs, caches, text = _decode(request)
-        others: Iterator[dict[str, Any]] = iter(())
+        kwargs, caches, text, others = _decode(request)
     else:
         kwargs, text, others = _whole(request)
         caches = ()
@@ -295,7 +294,10 @@ def _with_labels(request: _Request, kwargs: dict[str, Any], text: str) -> tuple[
     return kwargs, text
 
 
-def _decode(request: _Request) -> tuple[dict[str, Any], tuple[Any, ...], str]:
+_Decode = tuple[dict[str, Any], tuple[Any, ...], str, Iterator[dict[str, Any]]]
+
+
+def _decode(request: _Request) -> _Decode:
     """One token against the cache left by an unrecorded prefill of `context` tokens."""
     context = int(request.context or 0)
     token, text = request.ids(1), f"[{request.batch}, 1] against a cache of {context} tokens"
@@ -308,11 +310,47 @@ def _decode(request: _Request) -> tuple[dict[str, Any], tuple[Any, ...], str]:
             _cache_name(request): cache,
             "use_cache": True,
         }
-        return step, (cache,), f"decoder_input_ids {text}, encoder run on {main}"
+        books = getattr(getattr(request.config, "decoder_config", None), "num_channels", None)
+        wide = iter(() if books is None else ({**step, "decoder_input_ids": token[..., None].expand(-1, -1, books)},))
+        return step, (cache,), f"decoder_input_ids {text}, encoder run on {main}", wide
     also = _also_required(request)
-    cache = _cache_of(request, _prefill(request, {"input_ids": request.ids(context), "use_cache": True, **also}))
+    try:
+        cache = _cache_of(request, _prefill(request, {"input_ids": request.ids(context), "use_cache": True, **also}))
+    except Exception:
+        found = _decode_with_media(request, context)
+        if found is None:
+            raise
+        return found
     step = {"input_ids": token, _cache_name(request): cache, "use_cache": True, **also}
-    return step, (cache,), f"input_ids {text}"
+    return step, (cache,), f"input_ids {text}", iter(())
+
+
+def _decode_with_media(request: _Request, context: int) -> _Decode | None:
+    """Decode of a model whose prefill does not run on token ids alone; the media's tokens count as context."""
+    for made in _of_length(request, context):
+        with suppress(Exception):
+            cache = _cache_of(request, _prefill(request, {**made, "use_cache": True}))
+            ids = made.pop("input_ids")
+            token = torch.empty_like(ids[:, :1], device="meta")
+            step = {"input_ids": token, _cache_name(request): cache, "use_cache": True}
+            again = {k: v[:, -1:] if v.shape[1:2] == ids.shape[1:2] else v for k, v in made.items()}
+            text = f"input_ids {list(token.shape)} against a cache of {context} tokens"
+            return step, (cache,), text, iter(({**step, **again},) if again else ())
+    return None
+
+
+def _of_length(request: _Request, context: int) -> Iterator[dict[str, Any]]:
+    """Inputs with `context` token ids, those that stand for media among them."""
+    surplus: set[int] = set()
+    for made in candidates(request.model, request.batch, context):
+        if "input_ids" in made:
+            more = made["input_ids"].shape[1] - context
+            surplus.add(more)
+            if more == 0:
+                yield made
+    for more in sorted(n for n in surplus if 0 < n < context):
+        found = candidates(request.model, request.batch, context - more)
+        yield from (made for made in found if "input_ids" in made and made["input_ids"].shape[1] == context)
 
 
 def _encoded(request: _Request, context: int) -> tuple[dict[str, Any], str, Any]:
