@@ -187,6 +187,7 @@ def build(cls: type, config: Any, dtype: str = "bfloat16") -> Any:
     ):
         config.is_decoder = True  # else it is an encoder with a head, without a cache
 
+    _name_placeholders(config)
     # The dtype of today's checkpoints; grouped products of experts exist in no other.
     return build_class(cls, config, getattr(torch, dtype))
 
@@ -241,6 +242,21 @@ def rows_of(kind: str) -> Iterator[Row]:
             if row.status != "ok" and ARBITER:
                 arbitrate(row, model, phase, cls, config_class)
             yield row
+
+
+def _name_placeholders(config: Any) -> None:
+    """Give the tokens that stand for images and videos an id where the default configuration has None: the last ones.
+
+    The checkpoints name them; a model without them cannot place its own image features.
+    """
+    text = getattr(config, "text_config", None)
+    for back, name in enumerate(("image_token_index", "video_token_index"), start=1):
+        if (
+            name in vars(config)
+            and getattr(config, name) is None
+            and isinstance(getattr(text, "vocab_size", None), int)
+        ):
+            setattr(config, name, text.vocab_size - back)
 
 
 def build_model(cls: type, config_class: type, dtype: str = "bfloat16") -> tuple[Any, str]:
