@@ -82,7 +82,10 @@ def _layouts(model: nn.Module) -> list[dict[str, Any]]:
 def _further_layouts(model: nn.Module, tokens: int) -> Iterator[dict[str, Any]]:
     """Layouts for models that none of the usual ones suits: parts of models, and sizes that no configuration names."""
     parameters = inspect.signature(model.forward).parameters
-    sizes = (getattr(model.config, name, None) for name in ("input_size", "input_dim", "hidden_size_global"))
+    config: Any = model.config
+    sizes = [getattr(config, name, None) for name in ("input_size", "input_dim", "hidden_size_global", "mel_dim")]
+    if hasattr(config, "target_layer_ids") and hasattr(config, "hidden_size"):  # the states of several layers at once
+        sizes.append(config.hidden_size * len(config.target_layer_ids))
     widths = [{"bins": w} for w in (*_first_widths(model), *sizes) if isinstance(w, int)]
     if any(name in parameters for name in (*OPTIONAL, *_STATES)):
         yield {"optional": True}
@@ -97,10 +100,10 @@ def _further_layouts(model: nn.Module, tokens: int) -> Iterator[dict[str, Any]]:
         yield from ({"states_as": "states", **width} for width in widths)
         yield {"states_as": "channels"}
     if "input_features" in parameters:
-        factor = getattr(model.config, "downsample_factor", None)
+        factor = getattr(config, "downsample_factor", None)
         if isinstance(factor, int):  # as many sounds as tokens
             yield {"frames_of_sound": 2 * factor * tokens}
-        hop = getattr(model.config, "hop_length", None)
+        hop = getattr(config, "hop_length", None)
         if isinstance(hop, int) and "input_values" in parameters:  # as many features as codes
             yield from ({"frames_of_sound": _SAMPLES // hop, **width} for width in widths)
     if "input_values" in parameters:
@@ -747,6 +750,10 @@ MAKERS: dict[str, Callable[[Maker], _Made]] = {
     "visual_pos": lambda m: m.meta(m.batch, 36, m.config.visual_pos_dim),
     "question_positions": lambda m: torch.zeros(m.batch, 1, dtype=torch.long),
     "last_hidden_state": lambda m: m.meta(m.batch, 1, getattr(m.config, "input_size", m.width)),
+    "condition_vector": lambda m: m.meta(m.batch, m.tokens, m.config.mel_dim),
+    "speaker_embedding": lambda m: m.meta(m.batch, m.tokens, m.config.enc_emb_dim),
+    "quantized_code": lambda m: torch.zeros(m.batch, m.tokens // getattr(m.config, "repeats", 1), dtype=torch.long),
+    "time_step": lambda m: torch.zeros(m.batch, dtype=m.dtype),
     "marks": lambda m: torch.full((m.batch, 1), m.length // 2),
     "num_options": lambda m: torch.full((m.batch, 1), 2),
     "question_type_ids": lambda m: torch.zeros(m.batch, 1, dtype=torch.long),
