@@ -37,7 +37,7 @@ $(VENV)/.demo: pyproject.toml constraints.txt | $(VENV)/bin/python
 	touch $@
 
 $(VENV)/.test: pyproject.toml constraints.txt | $(VENV)/bin/python
-	$(PIP) install -c constraints.txt -e '.[hf,test,dev]'
+	$(PIP) install -c constraints.txt -e '.[hf,diffusers,test,dev]'
 	touch $@ $(VENV)/.demo
 
 clean:

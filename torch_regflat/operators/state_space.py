@@ -32,7 +32,7 @@ from torch.nn import functional as F
 
 from ..workload import LoopNest
 from .registry import Call, Nests, operator
-from .shapes import Loop, dtype_name
+from .shapes import Loop, dtype_name, same_storage
 
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 _library: Any = torch.library.Library("regflat", "DEF")  # type: ignore[no-untyped-call]
@@ -242,7 +242,8 @@ def _nest(call: Call, dims: dict[str, int], chunks: int, **counts: Any) -> LoopN
     for tensor in call.inputs:
         (loop.update if tensor is updated else loop.read)(tensor, distinct=float(tensor.numel()))
     for tensor in call.out:
-        if not any(tensor.data_ptr() and tensor is other for other in call.inputs):
+        # A state that is updated in place was counted as read and written already.
+        if updated is None or not same_storage(tensor, updated):
             loop.write(tensor, distinct=float(tensor.numel()))
     return loop.nest("sequential", dtype_name(call.out[0]), sequential=max(1, chunks), **counts)
 
