@@ -7,6 +7,7 @@
 For each type of CONFIG_MAPPING two models are built on meta from the default configuration: the base model
 (MODEL_MAPPING) and the first head that HEADS lists; types without an entry in any mapping get the first model class of
 their module that is made for their configuration. Models that generate run prefill and decode, others one forward.
+Where the default configuration leaves the id of an image token None, it gets one (`_name_placeholders`).
 
 A row is "ok" when capture, lowering and pricing (one chip) succeed. When they do not, the arbiter runs the same model
 without us: first on meta, then in real memory on the CPU. If both fail, the model's own error is the reason. Where it
