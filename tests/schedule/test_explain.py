@@ -35,6 +35,8 @@ def test_it_agrees_with_the_profile(name: str) -> None:
     (found,) = explain(work, kernels, chip, for_chip(chip), "0")
     assert found.mapping == costs[0].mapping
     assert found.busy_s == pytest.approx(costs[0].busy_s)
+    if chip.memory_system == "cache":  # elsewhere the time line may make it wait for loads
+        assert found.bound_by == costs[0].bound_by
     assert found.sizes == {"b": 1, "m": 512, "n": 4096, "k": 1024}
     assert sum(o.external_bytes for o in found.operands) == pytest.approx(costs[0].traffic_bytes[chip.external.name])
     assert all(a.latency_s >= found.latency_s * (1 - 1e-12) for a in found.alternatives)

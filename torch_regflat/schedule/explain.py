@@ -17,7 +17,7 @@ from ..result import Alternative, Explanation, OperandUse
 from ..workload import Workload
 from .kernels import Kernel
 from .run import places_of
-from .select import COARSE, FINE, Halvings, Search, describe, pick
+from .select import COARSE, FINE, Halvings, Search, bound_by, describe, pick
 from .shape import shape_of
 
 AXES = ("b", "m", "n", "k")
@@ -64,7 +64,7 @@ def _explain(kernel: Kernel, shape: KernelShape, search: Search, losers: int) ->
         busy_s=busy,
         latency_s=_at(cost.latency_s, wide, chosen),
         energy_j=_at(cost.energy_j, wide, chosen),
-        bound_by=max(busy, key=lambda name: busy[name]),
+        bound_by=bound_by(busy, _at(cost.stretch, wide, chosen), external),
         mapping=describe(shape, _tile(batch, wide, chosen), search.chip.memory_system)
         if shape.is_tiled
         else "streamed",
@@ -122,9 +122,10 @@ def _alternatives(
         if text in seen:
             continue
         seen.add(text)
-        busy = _busy(move, cost, wide, flat, chip.external.name)
-        seconds, joules = _at(cost.latency_s, wide, flat), _at(cost.energy_j, wide, flat)
-        found.append(Alternative(text, seconds, joules, max(busy, key=lambda name: busy[name])))
+        bound = bound_by(
+            _busy(move, cost, wide, flat, chip.external.name), _at(cost.stretch, wide, flat), chip.external.name
+        )
+        found.append(Alternative(text, _at(cost.latency_s, wide, flat), _at(cost.energy_j, wide, flat), bound))
         if len(found) == losers:
             break
     return tuple(found)

@@ -15,7 +15,7 @@ from ..result import ChipResult, Coverage, Fit, KernelCost, LevelCost, Part, Tot
 from ..workload import Operation, Workload
 from .kernels import Kernel
 from .residency import Residency, cached, managed
-from .select import Choice, Objective, Shuffle, choose
+from .select import Choice, Objective, Shuffle, bound_by, choose
 from .shape import shape_of
 from .timeline import Slot, prefetched, serial
 
@@ -124,7 +124,7 @@ class _Pricer:
             unattributed_energy_j=choice.unattributed_energy_j,
             utilization=min(known.ideal_s / seconds, 1.0) if seconds else 0.0,
             bandwidth_utilization=min(known.far_s / seconds, 1.0) if seconds else 0.0,
-            bound_by=_bound_by(choice, slot, f"{self.external.name} bandwidth"),
+            bound_by=_bound_by(choice, slot, self.external.name),
             busy_s=known.busy,
             dtype=shape.dtype,
             mapping=choice.mapping,
@@ -160,11 +160,9 @@ class _Pricer:
 
 def _bound_by(choice: Choice, slot: Slot, external: str) -> str:
     if slot.waited_for:
-        return external
+        return f"{external} bandwidth"
     busy = {**choice.resources_s, external: choice.external_s, "launch": choice.overhead_s}
-    largest = max(busy, key=lambda name: busy[name])
-    throttled = choice.stretch > 1.01 and largest in choice.resources_s
-    return f"power ({largest})" if throttled else largest
+    return bound_by(busy, choice.stretch, external)
 
 
 def _by_role(shape: KernelShape, choice: Choice) -> dict[str, float]:

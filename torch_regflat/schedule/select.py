@@ -222,6 +222,16 @@ def _read(
     return result
 
 
+def bound_by(busy_s: dict[str, float], stretch: float, external: str) -> str:
+    """What needs the most seconds: a resource on chip (`power (...)` where power slowed its clock), the external
+    memory's bandwidth, or the launch.
+    """
+    largest = max(busy_s, key=lambda name: busy_s[name])
+    if largest == external:
+        return f"{external} bandwidth"
+    return f"power ({largest})" if stretch > 1.01 and largest != "launch" else largest
+
+
 def describe(kernel: KernelShape, tile: list[float], memory_system: str) -> str:
     m, n, k, split, order = (int(t) for t in tile)
     """A mapping in words: `tile` is (m, n, k, split, order)."""
