@@ -16,7 +16,7 @@ def test_profiles_assume_a_graph_and_leave_residency_to_the_schedule():
     [
         ({"launch": "eager"}, "launch = 'eager' is no condition; known are graph, stream, single, timer"),
         ({"weights": "rotate"}, "weights = 'rotate' is no condition; did you mean rotating?"),
-        ({"activations": "rotating"}, "activations = 'rotating' is no condition"),
+        ({"activations": "hot"}, "activations = 'hot' is no condition; known are scheduled, cold, warm, rotating"),
         ({"copies": 0}, "copies = 0: the sets of weights"),
     ],
 )

@@ -13,8 +13,7 @@ from typing import Literal, get_args
 from .errors import InputError, near
 
 Launch = Literal["graph", "stream", "single", "timer"]
-Weights = Literal["scheduled", "cold", "warm", "rotating"]
-Activations = Literal["scheduled", "cold", "warm"]
+Place = Literal["scheduled", "cold", "warm", "rotating"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,20 +32,20 @@ class Conditions:
     - "scheduled": what the kernels before it left there, by the memory system's policy
     - "cold": nothing; results are written out
     - "warm": what an identical kernel just before it touched, as far as it fits; results stay as far as they fit
-    - "rotating" (weights only): as warm, but `copies` sets of weights take turns, so each was last touched `copies`
-      kernels ago
+    - "rotating": as warm, but `copies` sets of these operands take turns, so each was last touched `copies` kernels
+      ago; results that rotate are written out unless all copies fit
 
     A "weight" is an operand with that role; in a product of two activations (attention written out) both factors are
     activations.
     """
 
     launch: Launch = "graph"
-    weights: Weights = "scheduled"
-    activations: Activations = "scheduled"
+    weights: Place = "scheduled"
+    activations: Place = "scheduled"
     copies: int = 6
 
     def __post_init__(self) -> None:
-        for field, known in (("launch", Launch), ("weights", Weights), ("activations", Activations)):
+        for field, known in (("launch", Launch), ("weights", Place), ("activations", Place)):
             value = getattr(self, field)
             if value not in get_args(known):
                 names = get_args(known)
