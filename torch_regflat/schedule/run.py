@@ -209,8 +209,13 @@ def _by_role(shape: KernelShape, choice: Choice) -> dict[str, float]:
 
 def _roofline(op: Operation, chip: Chip) -> float:
     moved = math.fsum(nest.compulsory_bytes() for nest in op.nests) / chip.external.read_bytes_per_s
-    peak = _peak(chip, op.dtype)
-    return max(moved, math.fsum(nest.work for nest in op.nests) / peak if peak else 0.0)
+    work = [(nest.work, _peak(chip, nest.dtype)) for nest in op.nests if nest.work]
+    return max(moved, math.fsum(flops / peak for flops, peak in work if peak))
+
+
+def roofline_s(workload: Workload, chip: Chip) -> float:
+    """Seconds by the plain datasheet roofline, operation by operation: no launch, no losses, nothing kept on chip."""
+    return math.fsum(_roofline(op, chip) for op in workload if not op.is_view)
 
 
 def _peak(chip: Chip, dtype: str) -> float:
