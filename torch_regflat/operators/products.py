@@ -178,7 +178,8 @@ def _rows_by_expert(
 ) -> LoopNest:
     (total, k), (experts, _, n) = x.shape, w.shape
     per_token = call.facts.experts_per_token or 1
-    hit = expected_experts(experts, total / per_token, per_token, call.facts.skew)
+    known = float(len(call.facts.expert_rows))
+    hit = known or expected_experts(experts, total / per_token, per_token, call.facts.skew)
     groups = max(1, min(experts, total, math.ceil(hit - 1e-9)))
     loop = Loop(call, g=groups, m=math.ceil(total / groups), n=n, k=k)
     loop.read(x, "g", "m", "k", distinct=float(x.numel()))

@@ -14,6 +14,7 @@ from ..quantized import quantized
 from ..schedule.kernels import Kernel, form_kernels
 from ..workload import Workload, with_kv_bits
 from .graphs import Builder
+from .routing import rows_per_expert
 from .rows import Attention, Convolution, Gemm, Moe, Row, Streaming, power_law
 
 aten = torch.ops.aten
@@ -82,12 +83,13 @@ def _attention(
 
 @functools.lru_cache(maxsize=65536)
 def _moe(
-    dtype: str, tokens: int, hidden: int, inter: int, topk: int, experts: int, tp: int, ep: int, skew: float
+    dtype: str, tokens: int, hidden: int, inter: int, topk: int, experts: int, tp: int, ep: int, alpha: float
 ) -> Work:
     """One rank of tp x ep: all tokens arrive, those picked for its experts are gathered, and its share is summed."""
     build, number = Builder(), _model_dtype(dtype)
     local, width = max(1, experts // ep), -(-inter // tp)
-    rows = max(1, round(tokens * topk / ep))
+    per_expert = rows_per_expert(tokens, experts, topk, ep, alpha)
+    rows = sum(per_expert)
     x = build.tensor(tokens, hidden, dtype=number)
     picked, offsets = build.tensor(rows, dtype=torch.int64), build.tensor(local, dtype=torch.int32)
     scale = build.tensor(rows, 1, dtype=number)
@@ -95,14 +97,15 @@ def _moe(
     down = build.tensor(local, width, hidden, dtype=number, role="weight")
     sorted_rows = build.call(aten.index.Tensor, x, [picked])
     both = build.call(aten._grouped_mm.default, sorted_rows, up, offsets, out=(rows, 2 * width))
-    both.meta["experts_per_token"] = topk / ep
+    both.meta["expert_rows"] = per_expert
     halves = [build.call(aten.slice.Tensor, both, 1, at * width, (at + 1) * width) for at in range(2)]
-    inner = build.call(aten.mul.Tensor, build.call(aten.silu.default, halves[0]), halves[1])
+    gate = build.call(aten.silu.default, halves[0], out=(rows, width))
+    inner = build.call(aten.mul.Tensor, gate, halves[1], out=(rows, width))
     result = build.call(aten._grouped_mm.default, inner, down, offsets, out=(rows, hidden))
-    result.meta["experts_per_token"] = topk / ep
+    result.meta["expert_rows"] = per_expert
     weighted = build.call(aten.mul.Tensor, result, scale)
     total = build.call(aten.index_add.default, build.tensor(tokens, hidden, dtype=number), 0, picked, weighted)
-    return _finish(build, total, dtype, skew)
+    return _finish(build, total, dtype)
 
 
 @functools.lru_cache(maxsize=65536)
@@ -147,8 +150,8 @@ def _model_dtype(dtype: str) -> torch.dtype:
     return torch.bfloat16 if dtype in QUANTIZED else TORCH_DTYPES[dtype]
 
 
-def _finish(build: Builder, result: fx.Node, dtype: str, skew: float = 0.0) -> Work:
-    work = workload(build.graph(result), routing_skew=skew)
+def _finish(build: Builder, result: fx.Node, dtype: str) -> Work:
+    work = workload(build.graph(result))
     if dtype in QUANTIZED:
         work = quantized(work, *QUANTIZED[dtype]).workload
     return Work(work, form_kernels(work))

@@ -57,32 +57,35 @@ class _Setting:
     software: Software
     conditions: Conditions
 
+    def __hash__(self) -> int:
+        return hash((self.chip.name, self.software.name, self.conditions))
+
 
 def predict(rows: Iterable[Row], progress: Callable[[int], None] | None = None) -> list[Prediction]:
     """A prediction for every row, in their order; `progress` is told how many more are done."""
     listed = list(rows)
     done: dict[int, Prediction] = {}
-    groups: dict[tuple[str, str | None, Conditions], list[int]] = {}
+    groups: dict[_Setting, list[int]] = {}
     for index, row in enumerate(listed):
-        protocol = protocol_of(row.source, row.is_consensus)
-        groups.setdefault((row.gpu, protocol.software, protocol.conditions), []).append(index)
-    for (gpu, variant, conditions), members in groups.items():
+        try:
+            groups.setdefault(_setting(row), []).append(index)
+        except RegflatError as error:
+            done[index] = Prediction(row, reason=str(error))
+    if progress is not None:
+        progress(len(done))
+    for setting, members in groups.items():
         for start in range(0, len(members), CHUNK):
             some = members[start : start + CHUNK]
-            found = _group([listed[i] for i in some], gpu, variant, conditions)
-            done.update(zip(some, found, strict=True))
+            done.update(zip(some, _kernels([listed[i] for i in some], setting), strict=True))
             if progress is not None:
                 progress(len(some))
     return [done[i] for i in range(len(listed))]
 
 
-def _group(rows: list[Row], gpu: str, variant: str | None, conditions: Conditions) -> list[Prediction]:
-    try:
-        chip = library.load(gpu)
-        chosen = software.for_chip(chip) if variant is None else software.load(variant)
-    except RegflatError as error:
-        return [Prediction(row, reason=str(error)) for row in rows]
-    return _kernels(rows, _Setting(chip, chosen, conditions))
+def _setting(row: Row) -> _Setting:
+    chip, protocol = library.load(row.gpu), protocol_of(row)
+    chosen = software.for_chip(chip) if protocol.software is None else software.load(protocol.software)
+    return _Setting(chip, chosen, protocol.conditions_of(row, chip))
 
 
 def _kernels(rows: list[Row], setting: _Setting) -> list[Prediction]:

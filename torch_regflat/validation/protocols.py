@@ -1,26 +1,51 @@
-"""How a source measured: the table `protocols.toml`, from the `source` column to `Conditions`."""
+"""How a source measured: the table `protocols.toml`, from a row to `Conditions`."""
 
 from __future__ import annotations
 
 import fnmatch
 import functools
+import math
 import tomllib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from ..conditions import Conditions
+from ..hardware.chip import Chip
+from .rows import Gemm, Row
 
 _TABLE = Path(__file__).parent / "protocols.toml"
+PAST_L2 = "past-l2"
+MOST_COPIES = 5
 
 
 @dataclass(frozen=True, slots=True)
 class Protocol:
-    """What sources whose name fits `source` (a shell pattern) did. `software` is a variant other than the chip's."""
+    """What rows do whose source, kind, dtype and GPU fit the patterns. `software` is a variant other than the chip's."""
 
     source: str
+    kind: str
+    dtype: str
+    gpu: str
     conditions: Conditions
+    past_l2: bool
     software: str | None
     note: str
+
+    def fits(self, source: str, row: Row) -> bool:
+        pairs = ((source, self.source), (row.kind, self.kind), (row.dtype, self.dtype), (row.gpu, self.gpu))
+        return all(fnmatch.fnmatchcase(value, pattern) for value, pattern in pairs)
+
+    def conditions_of(self, row: Row, chip: Chip) -> Conditions:
+        """The conditions of one row: as many copies as its weights need to exceed the last on-chip level."""
+        if not self.past_l2 or not isinstance(row, Gemm):
+            return self.conditions
+        weights = row.n * row.k * WEIGHT_BYTES.get(row.dtype, 2.0)
+        copies = math.ceil(chip.on_chip[-1].capacity_bytes / weights)
+        return replace(self.conditions, copies=max(1, min(MOST_COPIES, copies)))
+
+
+WEIGHT_BYTES = {"fp32": 4.0, "bf16": 2.0, "fp16": 2.0, "fp8": 1.0, "fp8_block": 1.0, "nvfp4": 0.5}
 
 
 @functools.cache
@@ -30,19 +55,24 @@ def protocols() -> tuple[Protocol, ...]:
     return tuple(_protocol(entry) for entry in content["protocol"])
 
 
-def _protocol(entry: dict[str, str | int]) -> Protocol:
+def _protocol(entry: dict[str, Any]) -> Protocol:
     given = {name: entry[name] for name in ("launch", "weights", "activations", "copies") if name in entry}
-    software = entry.get("software")
+    past_l2 = given.get("copies") == PAST_L2
+    if past_l2:
+        given["copies"] = MOST_COPIES
     return Protocol(
-        source=str(entry["source"]),
-        conditions=Conditions(**given),  # type: ignore[arg-type]
-        software=None if software is None else str(software),
-        note=str(entry["note"]),
+        source=entry["source"],
+        kind=entry.get("kind", "*"),
+        dtype=entry.get("dtype", "*"),
+        gpu=entry.get("gpu", "*"),
+        conditions=Conditions(**given),
+        past_l2=past_l2,
+        software=entry.get("software"),
+        note=entry["note"],
     )
 
 
-@functools.cache
-def protocol_of(source: str, consensus: bool = False) -> Protocol:
-    """The protocol of a source; rows that are the median of several sources name none."""
-    name = "consensus" if consensus and not source else source
-    return next(known for known in protocols() if fnmatch.fnmatchcase(name, known.source))
+def protocol_of(row: Row) -> Protocol:
+    """The protocol of a row; one that is the median of several sources is of the source `consensus`."""
+    source = "consensus" if row.is_consensus and not row.source else row.source
+    return next(known for known in protocols() if known.fits(source, row))
