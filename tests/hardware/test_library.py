@@ -41,11 +41,9 @@ def test_by_name_alias_path_and_as_it_is(tmp_path: Path) -> None:
 
 
 def test_unknown() -> None:
-    assert refused("h10") == "unknown chip 'h10'; did you mean h100 or a100 or h100-sxm?"
+    assert refused("h10").startswith("unknown chip 'h10'; did you mean h100 or ")
     assert "; did you mean regflat-physical" in refused("regflat-phys")
-    assert refused("zzz") == (
-        "unknown chip 'zzz'; known are a100-sxm-80gb, h100-sxm, regflat-ideal, regflat-pessimistic, regflat-physical"
-    )
+    assert refused("zzz") == f"unknown chip 'zzz'; known are {', '.join(library.names())}"
 
 
 def test_paths_that_are_not_there(tmp_path: Path) -> None:

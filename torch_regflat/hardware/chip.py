@@ -25,6 +25,8 @@ Capacity = Annotated[Quantity, Measures(("bytes",))]
 Bandwidth = Annotated[Quantity, Measures(("bytes/s", "bytes/clk", "bytes/clk/core"))]
 Latency = Annotated[Quantity, Measures(("time", "cycles"), zero=True)]
 Bits = Annotated[Quantity, Measures(("bits", "bytes"))]
+Pins = Annotated[Quantity, Measures(("bits",), whole=True)]
+PinRate = Annotated[Quantity, Measures(("bits/s",))]
 BitEnergy = Annotated[Quantity, Measures(("energy/bit",), zero=True)]
 WireEnergy = Annotated[Quantity, Measures(("energy/bit/length",), zero=True)]
 WireDelay = Annotated[Quantity, Measures(("delay/length",), zero=True)]
@@ -142,6 +144,7 @@ class MemoryLevel(Frozen):
     the level towards the engines costs `read_energy + interface_energy + wire_energy x distance + router_energy`,
     a bit that arrives costs `write_energy` (plus the wire of the level it came from). With `placement` other than
     "local", `remote_distance` and `remote_hops` take the place of `distance` for what lies in another core.
+    `bus_width` and `data_rate` (a pin) of an external level are where its bandwidth comes from; a test multiplies them.
     """
 
     name: str
@@ -151,6 +154,8 @@ class MemoryLevel(Frozen):
     usable: Capacity | None = None
     write_bandwidth: Bandwidth | None = None
     remote_bandwidth: Bandwidth | None = None
+    bus_width: Pins | None = None
+    data_rate: PinRate | None = None
     shared_port: bool = False
     latency: Latency | None = None
     wire_delay: WireDelay | None = None
