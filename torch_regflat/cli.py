@@ -269,6 +269,82 @@ def _tick(what: str, done: threading.Event) -> None:
 
 
 @main.command()
+@click.argument("files", nargs=-1, required=True)
+@click.option(
+    "--split",
+    type=click.Choice(("all", "fit", "held-out")),
+    default="all",
+    show_default=True,
+    help="Rows that constants may be fitted to, or those that they may not.",
+)
+@click.option("--min-us", type=float, default=0.0, help="Leave out latencies shorter than this.")
+@click.option("--where", multiple=True, metavar="KEY=PATTERN", help="Only such rows, as in gpu=H100*; repeatable.")
+@click.option("--by", help="One table by these: class, gpu, dtype, decade, source, file, split; with commas between.")
+@click.option("--worst", type=int, default=0, help="Also show so many of the worst rows.")
+@click.option("--predictions", type=click.Path(), help="Write every row with what the model says of it, as CSV.")
+@click.option("--format", "format_", type=click.Choice(_FORMATS), default="table", show_default=True)
+@click.option("-o", "--output", type=click.Path(), help="Write to this file instead of the terminal.")
+@click.option("--strict", is_flag=True, help="Malformed rows are an error.")
+@click.option("-q", "--quiet", is_flag=True, help="No progress.")
+@click.option("-v", "--verbose", is_flag=True, help="Tracebacks of errors.")
+def validate(files: tuple[str, ...], verbose: bool, **options: Any) -> None:
+    """Compare the model with measured rows in CSV FILES: errors by class, GPU, number format and size."""
+    with _one_sentence(verbose):
+        code = _validate(files, **options)
+    if code:
+        raise click.exceptions.Exit(code)
+
+
+def _validate(files: tuple[str, ...], quiet: bool, **options: Any) -> int:
+    from .report.files import check_writable, write
+    from .validation.report import predictions_csv, render
+    from .validation.run import validate as run
+
+    for path in (options["output"], options["predictions"]):
+        if path not in (None, "-"):
+            check_writable(path)
+    with _bar("rows", quiet) as progress:
+        found = run(
+            files,
+            split=options["split"],
+            min_us=options["min_us"],
+            where=options["where"],
+            by=options["by"],
+            worst=options["worst"],
+            progress=progress,
+        )
+    if options["strict"] and found.malformed:
+        for line in found.malformed:
+            click.echo(f"regflat: {line}", err=True)
+        return 2
+    if options["predictions"] is not None:
+        write(options["predictions"], predictions_csv(found))
+    text = render(found, options["format_"])
+    if options["output"] in (None, "-"):
+        click.echo(text, nl=False)
+    else:
+        write(options["output"], text)
+    return 0
+
+
+@contextlib.contextmanager
+def _bar(what: str, quiet: bool) -> Iterator[Callable[[int, int], None] | None]:
+    """A progress bar on a terminal, told (done, total)."""
+    if quiet or not sys.stderr.isatty():
+        yield None
+        return
+    from tqdm import tqdm
+
+    with tqdm(unit=f" {what}", leave=False, file=sys.stderr, delay=_PATIENCE_S) as bar:
+
+        def progress(done: int, total: int) -> None:
+            bar.total = total
+            bar.update(done - bar.n)
+
+        yield progress
+
+
+@main.command()
 @click.argument("name", required=False)
 @click.option("-v", "--verbose", is_flag=True, help="Tracebacks of errors.")
 def chips(name: str | None, verbose: bool) -> None:

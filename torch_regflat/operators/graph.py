@@ -62,8 +62,12 @@ def path_of(node: fx.Node) -> str:
     return path.removeprefix("L['self']").removeprefix(".")
 
 
-def experts_per_token(node: fx.Node, limit: int = 64) -> int | None:
-    """How many experts a token picks: k of the topk nearest above the offsets of a grouped product."""
+def experts_per_token(node: fx.Node, limit: int = 64) -> float | None:
+    """How many experts a token picks: as the node's meta says, else k of the topk nearest above the offsets of a
+    grouped product. Below one where the experts of other ranks are not in the graph.
+    """
+    if "experts_per_token" in node.meta:
+        return float(node.meta["experts_per_token"])
     queue = [arg for arg in (*node.args[2:3], node.kwargs.get("offs")) if isinstance(arg, fx.Node)]
     for step in range(limit):
         if step >= len(queue):

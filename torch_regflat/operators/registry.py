@@ -65,7 +65,7 @@ class Facts:
     block mask leaves.
     """
 
-    experts_per_token: int | None = None
+    experts_per_token: float | None = None
     skew: float = 0.0
     domain_fraction: float = 1.0
 

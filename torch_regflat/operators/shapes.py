@@ -59,7 +59,7 @@ def checked_skew(skew: float) -> float:
 
 
 @functools.cache
-def expected_experts(experts: int, tokens: float, per_token: int, skew: float = 0.0) -> float:
+def expected_experts(experts: int, tokens: float, per_token: float, skew: float = 0.0) -> float:
     """Expected number of different experts that `tokens` tokens hit, `per_token` different ones each.
 
     With a skew s the i-th most popular expert is picked with a weight of 1/i^s: Zipf's law, uniform for s = 0. A token
@@ -74,7 +74,7 @@ def expected_experts(experts: int, tokens: float, per_token: int, skew: float = 
     return math.fsum(1 - (1 - p) ** tokens for p in picked)
 
 
-def _picked(weights: list[float], count: int) -> list[float]:
+def _picked(weights: list[float], count: float) -> list[float]:
     """Probability of each item to be among `count` that are drawn by weight, by bisection for λ."""
     low, high = 0.0, 1.0
     while math.fsum(-math.expm1(-high * w) for w in weights) < count and high < 1e300:

@@ -23,6 +23,15 @@ STREAM_RESERVE = 0.25
 """Share of a register memory kept free of resident tensors, so that loads can run ahead (a choice of ours)."""
 
 
+@dataclass(frozen=True, slots=True)
+class Job:
+    """A workload to price: its kernels (from `form_kernels`), and whether it fits the chip."""
+
+    workload: Workload
+    kernels: list[Kernel]
+    fit: Fit
+
+
 def run(
     workload: Workload,
     kernels: list[Kernel],
@@ -34,11 +43,34 @@ def run(
     shuffle: Shuffle | None = None,
 ) -> ChipResult:
     """Price `kernels` (from `form_kernels`) on `chip`. `shuffle` reorders candidates and must not matter."""
-    places = places_of(kernels, workload, chip, software)
-    shapes = [shape_of(kernel, place, workload) for kernel, place in zip(kernels, places, strict=True)]
-    distinct = list(dict.fromkeys(shapes))
+    return run_all([Job(workload, kernels, fit)], chip, software, objective=objective, shuffle=shuffle)[0]
+
+
+def run_all(
+    jobs: Sequence[Job],
+    chip: Chip,
+    software: Software,
+    *,
+    objective: Objective = "latency",
+    shuffle: Shuffle | None = None,
+) -> list[ChipResult]:
+    """Price many workloads that have nothing to do with each other; equal kernels of all are priced once, together."""
+    places = [places_of(job.kernels, job.workload, chip, software) for job in jobs]
+    shapes = [
+        [shape_of(kernel, place, job.workload) for kernel, place in zip(job.kernels, here, strict=True)]
+        for job, here in zip(jobs, places, strict=True)
+    ]
+    distinct = list(dict.fromkeys(shape for some in shapes for shape in some))
     price = dict(zip(distinct, choose(distinct, chip, software, objective, shuffle), strict=True))
-    choices = [price[shape] for shape in shapes]
+    return [
+        _result(job, here, some, [price[shape] for shape in some], chip)
+        for job, here, some in zip(jobs, places, shapes, strict=True)
+    ]
+
+
+def _result(
+    job: Job, places: list[Residency], shapes: list[KernelShape], choices: list[Choice], chip: Chip
+) -> ChipResult:
     if chip.memory_system == "cache":
         slots = serial(choices)
     else:
@@ -46,7 +78,7 @@ def run(
     pricer = _Pricer(chip)
     costs = tuple(
         pricer.cost(kernel, shape, choice, slot)
-        for kernel, shape, choice, slot in zip(kernels, shapes, choices, slots, strict=True)
+        for kernel, shape, choice, slot in zip(job.kernels, shapes, choices, slots, strict=True)
     )
     return ChipResult(
         chip=chip.name,
@@ -54,12 +86,12 @@ def run(
         memory_system=chip.memory_system,
         chip_hash=chip.hash,
         evidence=chip.evidence,
-        fit=fit,
+        fit=job.fit,
         total=_total(costs, chip),
-        coverage=coverage(workload),
+        coverage=coverage(job.workload),
         levels=_levels(costs, chip),
         kernels=costs,
-        peak_flops_per_s=_peak(chip, main_dtype(workload)),
+        peak_flops_per_s=_peak(chip, main_dtype(job.workload)),
     )
 
 
@@ -177,8 +209,13 @@ def _by_role(shape: KernelShape, choice: Choice) -> dict[str, float]:
 
 def _roofline(op: Operation, chip: Chip) -> float:
     moved = math.fsum(nest.compulsory_bytes() for nest in op.nests) / chip.external.read_bytes_per_s
-    peak = _peak(chip, op.dtype)
-    return max(moved, math.fsum(nest.work for nest in op.nests) / peak if peak else 0.0)
+    work = [(nest.work, _peak(chip, nest.dtype)) for nest in op.nests if nest.work]
+    return max(moved, math.fsum(flops / peak for flops, peak in work if peak))
+
+
+def roofline_s(workload: Workload, chip: Chip) -> float:
+    """Seconds by the plain datasheet roofline, operation by operation: no launch, no losses, nothing kept on chip."""
+    return math.fsum(_roofline(op, chip) for op in workload if not op.is_view)
 
 
 def _peak(chip: Chip, dtype: str) -> float:

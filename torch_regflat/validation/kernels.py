@@ -1,0 +1,154 @@
+"""The operations of a kernel row: the ATen calls that a traced model would make, lowered by the ordinary passes."""
+
+from __future__ import annotations
+
+import functools
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import fx
+
+from ..operators.lowering import workload
+from ..quantized import quantized
+from ..schedule.kernels import Kernel, form_kernels
+from ..workload import Workload, with_kv_bits
+from .graphs import Builder
+from .rows import Attention, Convolution, Gemm, Moe, Row, Streaming, power_law
+
+aten = torch.ops.aten
+
+TORCH_DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16, "fp8": torch.float8_e4m3fn}
+
+QUANTIZED: dict[str, tuple[str, str | None]] = {
+    "fp8": ("fp8", "fp8"),
+    "fp8_block": ("fp8", "fp8"),
+    "nvfp4": ("nvfp4", "nvfp4"),
+    "int4_wo": ("int4", None),
+}
+"""What a dtype of the data stores weights and activations in; the model around is bf16."""
+
+
+@dataclass(frozen=True)
+class Work:
+    """A workload and the kernels it runs as."""
+
+    workload: Workload
+    kernels: list[Kernel]
+
+
+def work_of(row: Row) -> Work:
+    """What a row runs. Equal rows (whatever GPU and source) share one."""
+    if isinstance(row, Gemm):
+        return _gemm(row.dtype, row.m, row.n, row.k, row.batch)
+    if isinstance(row, Attention):
+        heads = (row.heads, row.kv_heads, row.head_dim)
+        return _attention(row.dtype, row.phase, row.batch, row.q_len, row.kv_len, *heads)
+    if isinstance(row, Moe):
+        layer = (row.hidden, row.inter, row.topk, row.num_experts)
+        return _moe(row.dtype, row.num_tokens, *layer, row.tp, row.ep, power_law(row.distribution))
+    if isinstance(row, Streaming):
+        return _streaming(row.dtype, row.op, row.rows, row.cols)
+    if isinstance(row, Convolution):
+        return _convolution(row.dtype, *row.shape)
+    raise TypeError(type(row).__name__)
+
+
+@functools.lru_cache(maxsize=65536)
+def _gemm(dtype: str, m: int, n: int, k: int, batch: int) -> Work:
+    build, number = Builder(), _model_dtype(dtype)
+    if batch > 1:
+        a, b = build.tensor(batch, m, k, dtype=number), build.tensor(batch, k, n, dtype=number)
+        return _finish(build, build.call(aten.bmm.default, a, b), dtype)
+    x, w = build.tensor(m, k, dtype=number), build.tensor(n, k, dtype=number, role="weight")
+    return _finish(build, build.call(aten.linear.default, x, w), dtype)
+
+
+@functools.lru_cache(maxsize=65536)
+def _attention(
+    dtype: str, phase: str, batch: int, q_len: int, kv_len: int, heads: int, kv_heads: int, head_dim: int
+) -> Work:
+    build, number = Builder(), TORCH_DTYPES[dtype.partition("/")[0]]
+    query = build.tensor(batch, heads, q_len, head_dim, dtype=number)
+    cache: Any = "activation" if phase == "encoder" else "kv_cache"
+    key, value = (build.tensor(batch, kv_heads, kv_len, head_dim, dtype=number, role=cache) for _ in range(2))
+    options: dict[str, Any] = {"is_causal": phase == "prefill", "enable_gqa": heads != kv_heads}
+    target = aten.scaled_dot_product_attention.default
+    work = workload(build.graph(build.call(target, query, key, value, **options)))
+    if dtype.endswith("/kv-fp8"):
+        work = with_kv_bits(work, 8)
+    return Work(work, form_kernels(work))
+
+
+@functools.lru_cache(maxsize=65536)
+def _moe(
+    dtype: str, tokens: int, hidden: int, inter: int, topk: int, experts: int, tp: int, ep: int, skew: float
+) -> Work:
+    """One rank of tp x ep: all tokens arrive, those picked for its experts are gathered, and its share is summed."""
+    build, number = Builder(), _model_dtype(dtype)
+    local, width = max(1, experts // ep), -(-inter // tp)
+    rows = max(1, round(tokens * topk / ep))
+    x = build.tensor(tokens, hidden, dtype=number)
+    picked, offsets = build.tensor(rows, dtype=torch.int64), build.tensor(local, dtype=torch.int32)
+    scale = build.tensor(rows, 1, dtype=number)
+    up = build.tensor(local, hidden, 2 * width, dtype=number, role="weight")
+    down = build.tensor(local, width, hidden, dtype=number, role="weight")
+    sorted_rows = build.call(aten.index.Tensor, x, [picked])
+    both = build.call(aten._grouped_mm.default, sorted_rows, up, offsets, out=(rows, 2 * width))
+    both.meta["experts_per_token"] = topk / ep
+    halves = [build.call(aten.slice.Tensor, both, 1, at * width, (at + 1) * width) for at in range(2)]
+    inner = build.call(aten.mul.Tensor, build.call(aten.silu.default, halves[0]), halves[1])
+    result = build.call(aten._grouped_mm.default, inner, down, offsets, out=(rows, hidden))
+    result.meta["experts_per_token"] = topk / ep
+    weighted = build.call(aten.mul.Tensor, result, scale)
+    total = build.call(aten.index_add.default, build.tensor(tokens, hidden, dtype=number), 0, picked, weighted)
+    return _finish(build, total, dtype, skew)
+
+
+@functools.lru_cache(maxsize=65536)
+def _streaming(dtype: str, op: str, rows: int, cols: int) -> Work:
+    build, number = Builder(), TORCH_DTYPES[dtype]
+    x = build.tensor(rows, cols, dtype=number)
+    return _finish(build, _streaming_call(build, op, x, rows, cols, number), dtype)
+
+
+def _streaming_call(build: Builder, op: str, x: fx.Node, rows: int, cols: int, number: torch.dtype) -> fx.Node:
+    unary = {"relu": aten.relu.default, "gelu": aten.gelu.default, "tanh": aten.tanh.default}
+    scalar = {"addu": aten.add.Tensor, "mulu": aten.mul.Tensor, "divu": aten.div.Tensor, "powu": aten.pow.Tensor_Scalar}
+    binary = {"add": aten.add.Tensor, "mul": aten.mul.Tensor, "div": aten.div.Tensor, "pow": aten.pow.Tensor_Tensor}
+    if op in unary:
+        return build.call(unary[op], x)
+    if op in scalar:
+        return build.call(scalar[op], x, 2.0)
+    if op in binary:
+        return build.call(binary[op], x, build.tensor(rows, cols, dtype=number))
+    if op == "silu_mul":
+        return build.call(aten.mul.Tensor, build.call(aten.silu.default, x), build.tensor(rows, cols, dtype=number))
+    if op == "softmax":
+        return build.call(aten.softmax.int, x, -1)
+    weight = build.tensor(cols, dtype=number, role="weight")
+    if op == "rmsnorm":
+        return build.call(aten.rms_norm.default, x, [cols], weight)
+    return build.call(aten.layer_norm.default, x, [cols], weight, build.tensor(cols, dtype=number, role="weight"))
+
+
+@functools.lru_cache(maxsize=65536)
+def _convolution(
+    dtype: str, n: int, c: int, h: int, w: int, k: int, r: int, s: int, stride: int, pad_h: int, pad_w: int
+) -> Work:
+    build, number = Builder(), TORCH_DTYPES[dtype]
+    image, filters = build.tensor(n, c, h, w, dtype=number), build.tensor(k, c, r, s, dtype=number, role="weight")
+    options = ([stride, stride], [pad_h, pad_w])
+    return _finish(build, build.call(aten.conv2d.default, image, filters, None, *options), dtype)
+
+
+def _model_dtype(dtype: str) -> torch.dtype:
+    """The dtype of the model around: a quantised layer sits in a bf16 model."""
+    return torch.bfloat16 if dtype in QUANTIZED else TORCH_DTYPES[dtype]
+
+
+def _finish(build: Builder, result: fx.Node, dtype: str, skew: float = 0.0) -> Work:
+    work = workload(build.graph(result), routing_skew=skew)
+    if dtype in QUANTIZED:
+        work = quantized(work, *QUANTIZED[dtype]).workload
+    return Work(work, form_kernels(work))
