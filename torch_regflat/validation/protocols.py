@@ -21,7 +21,7 @@ MOST_COPIES = 5
 
 @dataclass(frozen=True, slots=True)
 class Protocol:
-    """What rows do whose source, kind, dtype and GPU fit the patterns. `software` is a variant other than the chip's."""
+    """What rows whose source, kind, dtype and GPU fit the patterns did. `software`: a variant other than the chip's."""
 
     source: str
     kind: str
