@@ -213,9 +213,9 @@ def _roofline(op: Operation, chip: Chip) -> float:
     return max(moved, math.fsum(flops / peak for flops, peak in work if peak))
 
 
-def roofline_s(workload: Workload, chip: Chip) -> float:
+def roofline_s(workload: Workload, chip: Chip, phase: str | None = None) -> float:
     """Seconds by the plain datasheet roofline, operation by operation: no launch, no losses, nothing kept on chip."""
-    return math.fsum(_roofline(op, chip) for op in workload if not op.is_view)
+    return math.fsum(_roofline(op, chip) for op in workload if not op.is_view and phase in (None, op.phase))
 
 
 def _peak(chip: Chip, dtype: str) -> float:

@@ -3,43 +3,28 @@
 from __future__ import annotations
 
 import functools
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import fx
 
+from ..errors import InputError
 from ..operators.lowering import workload
-from ..quantized import quantized
-from ..schedule.kernels import Kernel, form_kernels
 from ..workload import Workload, with_kv_bits
+from .formats import power_law
 from .graphs import Builder
 from .routing import rows_per_expert
-from .rows import Attention, Convolution, Gemm, Moe, Row, Streaming, power_law
+from .rows import Attention, Convolution, Gemm, Moe, Row, Streaming
 
 aten = torch.ops.aten
 
 TORCH_DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16, "fp8": torch.float8_e4m3fn}
 
-QUANTIZED: dict[str, tuple[str, str | None]] = {
-    "fp8": ("fp8", "fp8"),
-    "fp8_block": ("fp8", "fp8"),
-    "nvfp4": ("nvfp4", "nvfp4"),
-    "int4_wo": ("int4", None),
-}
-"""What a dtype of the data stores weights and activations in; the model around is bf16."""
+def operations(row: Row) -> Workload:
+    """The workload of a kernel row, in a model's own number format where its dtype is a quantised one.
 
-
-@dataclass(frozen=True)
-class Work:
-    """A workload and the kernels it runs as."""
-
-    workload: Workload
-    kernels: list[Kernel]
-
-
-def work_of(row: Row) -> Work:
-    """What a row runs. Equal rows (whatever GPU and source) share one."""
+    Equal rows, whatever GPU and source, share one.
+    """
     if isinstance(row, Gemm):
         return _gemm(row.dtype, row.m, row.n, row.k, row.batch)
     if isinstance(row, Attention):
@@ -52,39 +37,37 @@ def work_of(row: Row) -> Work:
         return _streaming(row.dtype, row.op, row.rows, row.cols)
     if isinstance(row, Convolution):
         return _convolution(row.dtype, *row.shape)
-    raise TypeError(type(row).__name__)
+    raise InputError(f"{row.place}: a {type(row).__name__} is no single kernel")
 
 
 @functools.lru_cache(maxsize=65536)
-def _gemm(dtype: str, m: int, n: int, k: int, batch: int) -> Work:
+def _gemm(dtype: str, m: int, n: int, k: int, batch: int) -> Workload:
     build, number = Builder(), _model_dtype(dtype)
     if batch > 1:
         a, b = build.tensor(batch, m, k, dtype=number), build.tensor(batch, k, n, dtype=number)
-        return _finish(build, build.call(aten.bmm.default, a, b), dtype)
+        return _finish(build, build.call(aten.bmm.default, a, b))
     x, w = build.tensor(m, k, dtype=number), build.tensor(n, k, dtype=number, role="weight")
-    return _finish(build, build.call(aten.linear.default, x, w), dtype)
+    return _finish(build, build.call(aten.linear.default, x, w))
 
 
 @functools.lru_cache(maxsize=65536)
 def _attention(
     dtype: str, phase: str, batch: int, q_len: int, kv_len: int, heads: int, kv_heads: int, head_dim: int
-) -> Work:
+) -> Workload:
     build, number = Builder(), TORCH_DTYPES[dtype.partition("/")[0]]
     query = build.tensor(batch, heads, q_len, head_dim, dtype=number)
     cache: Any = "activation" if phase == "encoder" else "kv_cache"
     key, value = (build.tensor(batch, kv_heads, kv_len, head_dim, dtype=number, role=cache) for _ in range(2))
     options: dict[str, Any] = {"is_causal": phase == "prefill", "enable_gqa": heads != kv_heads}
     target = aten.scaled_dot_product_attention.default
-    work = workload(build.graph(build.call(target, query, key, value, **options)))
-    if dtype.endswith("/kv-fp8"):
-        work = with_kv_bits(work, 8)
-    return Work(work, form_kernels(work))
+    work = _finish(build, build.call(target, query, key, value, **options))
+    return with_kv_bits(work, 8) if dtype.endswith("/kv-fp8") else work
 
 
 @functools.lru_cache(maxsize=65536)
 def _moe(
     dtype: str, tokens: int, hidden: int, inter: int, topk: int, experts: int, tp: int, ep: int, alpha: float
-) -> Work:
+) -> Workload:
     """One rank of tp x ep: all tokens arrive, those picked for its experts are gathered, and its share is summed."""
     build, number = Builder(), _model_dtype(dtype)
     local, width = max(1, experts // ep), -(-inter // tp)
@@ -105,14 +88,14 @@ def _moe(
     result.meta["expert_rows"] = per_expert
     weighted = build.call(aten.mul.Tensor, result, scale)
     total = build.call(aten.index_add.default, build.tensor(tokens, hidden, dtype=number), 0, picked, weighted)
-    return _finish(build, total, dtype)
+    return _finish(build, total)
 
 
 @functools.lru_cache(maxsize=65536)
-def _streaming(dtype: str, op: str, rows: int, cols: int) -> Work:
+def _streaming(dtype: str, op: str, rows: int, cols: int) -> Workload:
     build, number = Builder(), TORCH_DTYPES[dtype]
     x = build.tensor(rows, cols, dtype=number)
-    return _finish(build, _streaming_call(build, op, x, rows, cols, number), dtype)
+    return _finish(build, _streaming_call(build, op, x, rows, cols, number))
 
 
 def _streaming_call(build: Builder, op: str, x: fx.Node, rows: int, cols: int, number: torch.dtype) -> fx.Node:
@@ -138,20 +121,17 @@ def _streaming_call(build: Builder, op: str, x: fx.Node, rows: int, cols: int, n
 @functools.lru_cache(maxsize=65536)
 def _convolution(
     dtype: str, n: int, c: int, h: int, w: int, k: int, r: int, s: int, stride: int, pad_h: int, pad_w: int
-) -> Work:
+) -> Workload:
     build, number = Builder(), TORCH_DTYPES[dtype]
     image, filters = build.tensor(n, c, h, w, dtype=number), build.tensor(k, c, r, s, dtype=number, role="weight")
     options = ([stride, stride], [pad_h, pad_w])
-    return _finish(build, build.call(aten.conv2d.default, image, filters, None, *options), dtype)
+    return _finish(build, build.call(aten.conv2d.default, image, filters, None, *options))
 
 
 def _model_dtype(dtype: str) -> torch.dtype:
     """The dtype of the model around: a quantised layer sits in a bf16 model."""
-    return torch.bfloat16 if dtype in QUANTIZED else TORCH_DTYPES[dtype]
+    return TORCH_DTYPES.get(dtype, torch.bfloat16) if dtype != "fp8" else torch.bfloat16
 
 
-def _finish(build: Builder, result: fx.Node, dtype: str) -> Work:
-    work = workload(build.graph(result))
-    if dtype in QUANTIZED:
-        work = quantized(work, *QUANTIZED[dtype]).workload
-    return Work(work, form_kernels(work))
+def _finish(build: Builder, result: fx.Node) -> Workload:
+    return workload(build.graph(result))

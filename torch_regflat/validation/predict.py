@@ -5,6 +5,7 @@ Rows are grouped by chip and conditions, and the kernels of a group are priced t
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
@@ -13,15 +14,17 @@ from ..errors import RegflatError
 from ..hardware import library, software
 from ..hardware.chip import Chip
 from ..hardware.software import Software
-from ..result import ChipResult
-from ..schedule.fit import fit
+from ..result import ChipResult, Fit, heaviest
 from ..schedule.run import Job, check_dtypes, roofline_s, run_all
-from .kernels import Work, work_of
 from .protocols import protocol_of
-from .rows import Row
+from .rows import Row, WholeModel
+from .works import Part, Work, work_of
 
+_NOT_ASKED = Fit(True, 0, 0, 0, 0, 0)
+"""Whether a row fits its chip is not asked: it ran."""
 CHUNK = 1024
-"""Rows priced at once; bounds memory and the steps of a progress bar."""
+MODEL_CHUNK = 16
+"""Rows, and rows of whole models, priced at once; bounds memory and the steps of a progress bar."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,9 +77,10 @@ def predict(rows: Iterable[Row], progress: Callable[[int], None] | None = None) 
     if progress is not None:
         progress(len(done))
     for setting, members in groups.items():
-        for start in range(0, len(members), CHUNK):
-            some = members[start : start + CHUNK]
-            done.update(zip(some, _kernels([listed[i] for i in some], setting), strict=True))
+        size = CHUNK if not isinstance(listed[members[0]], WholeModel) else MODEL_CHUNK
+        for start in range(0, len(members), size):
+            some = members[start : start + size]
+            done.update(zip(some, _group([listed[i] for i in some], setting), strict=True))
             if progress is not None:
                 progress(len(some))
     return [done[i] for i in range(len(listed))]
@@ -88,45 +92,65 @@ def _setting(row: Row) -> _Setting:
     return _Setting(chip, chosen, protocol.conditions_of(row, chip))
 
 
-def _kernels(rows: list[Row], setting: _Setting) -> list[Prediction]:
-    works: list[Work | str] = [_work(row, setting.chip) for row in rows]
-    able = [work for work in works if isinstance(work, Work)]
-    priced = iter(_price(able, setting))
-    return [
-        _read(row, work, next(priced) if isinstance(work, Work) else work, setting)
-        for row, work in zip(rows, works, strict=True)
-    ]
+def _group(rows: list[Row], setting: _Setting) -> list[Prediction]:
+    works = [_work(row, setting.chip) for row in rows]
+    parts = {id(part): part for work in works if isinstance(work, Work) for part in work.parts}
+    priced = dict(zip(parts, _price(list(parts.values()), setting), strict=True))
+    return [_read(row, work, priced, setting.chip) for row, work in zip(rows, works, strict=True)]
 
 
 def _work(row: Row, chip: Chip) -> Work | str:
-    """The operations of a row, or why there are none for this chip."""
+    """What a row runs, or why nothing for this chip."""
     try:
-        work = work_of(row)
-        check_dtypes(work.kernels, chip)
+        work = work_of(row, chip)
+        for part in work.parts:
+            check_dtypes(part.kernels, chip)
     except RegflatError as error:
         return str(error)
     return work
 
 
-def _price(works: Sequence[Work], setting: _Setting) -> list[ChipResult | str]:
+def _price(parts: Sequence[Part], setting: _Setting) -> list[ChipResult | str]:
     """Price all together; where that fails one by one, so that one odd row does not take the others with it."""
-    jobs = [Job(work.workload, work.kernels, fit(work.workload, setting.chip)) for work in works]
+    jobs = [Job(part.workload, part.kernels, _NOT_ASKED) for part in parts]
     try:
         return list(run_all(jobs, setting.chip, setting.software))
     except RegflatError as error:
         if len(jobs) == 1:
             return [str(error)]
-    return [found for work in works for found in _price([work], setting)]
+    return [found for part in parts for found in _price([part], setting)]
 
 
-def _read(row: Row, work: Work | str, result: ChipResult | str, setting: _Setting) -> Prediction:
-    if isinstance(work, str) or isinstance(result, str):
-        return Prediction(row, chip=setting.chip.name, reason=str(result))
+def _read(row: Row, work: Work | str, priced: dict[int, ChipResult | str], chip: Chip) -> Prediction:
+    if isinstance(work, str):
+        return Prediction(row, chip=chip.name, reason=work)
+    results = [priced[id(part)] for part in work.parts]
+    failed = [found for found in results if isinstance(found, str)]
+    if failed:
+        return Prediction(row, chip=chip.name, reason=failed[0])
+    pairs = [(k, part.weight) for part, found in zip(work.parts, results, strict=True)
+             if not isinstance(found, str) for k in found.kernels if work.phase in (None, k.phase)]  # fmt: skip
+    seconds = math.fsum(k.latency_s * weight for k, weight in pairs) / work.gpus + work.extra_s
+    joules = math.fsum(k.energy_j * weight for k, weight in pairs)
+    ideal = math.fsum(roofline_s(part.workload, chip, work.phase) * part.weight for part in work.parts)
     return Prediction(
         row,
-        chip=setting.chip.name,
-        value=result.total.latency_s,
-        roofline=roofline_s(work.workload, setting.chip),
-        bound_by=result.total.bound_by,
-        mapping=result.kernels[0].mapping if result.kernels else "",
+        chip=chip.name,
+        value=_quantity(row, seconds, joules),
+        roofline=_roofline(row, ideal / work.gpus + work.extra_s, chip),
+        bound_by=heaviest((k.bound_by, k.latency_s) for k, _ in pairs),
+        mapping=pairs[0][0].mapping if len(pairs) == 1 else "",
     )
+
+
+def _quantity(row: Row, seconds: float, joules: float) -> float:
+    if row.quantity == "latency":
+        return seconds
+    if row.quantity == "power":
+        return joules / seconds
+    return getattr(row, "batch", 1) / seconds
+
+
+def _roofline(row: Row, seconds: float, chip: Chip) -> float:
+    """What the datasheet says alone: of power its limit."""
+    return chip.power.limit.value if row.quantity == "power" else _quantity(row, seconds, 0.0)

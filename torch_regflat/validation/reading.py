@@ -8,7 +8,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from ..errors import InputError
-from .rows import FORMATS, Format, Row, RowError
+from .cells import RowError
+from .formats import FORMATS, Format
+from .rows import Row
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,140 @@
+"""What a row runs, and what of it was measured."""
+
+from __future__ import annotations
+
+import functools
+from dataclasses import dataclass, replace
+from typing import TypeAlias
+
+from ..errors import InputError
+from ..hardware.chip import Chip
+from ..quantized import FORMATS, quantized
+from ..schedule.kernels import Kernel, form_kernels
+from ..workload import Workload
+from . import kernels, models, operators
+from .rows import Operator, Power, Row, WholeModel
+
+Formats: TypeAlias = tuple[str, str | None]
+
+QUANTIZED: dict[str, Formats] = {
+    "fp8": ("fp8", "fp8"),
+    "fp8_block": ("fp8", "fp8"),
+    "nvfp4": ("nvfp4", "nvfp4"),
+    "fp4": ("mxfp4", "mxfp4"),
+    "int4": ("int4", None),
+    "int4_wo": ("int4", None),
+    "int8w": ("int8", None),
+    "int4w-g32": ("int4-g32", None),
+}
+"""What the data's number formats store weights in and multiply in; the model around is bf16."""
+
+ALL_REDUCE_S = 10e-6
+"""A small all-reduce over NVLink (estimate; NVIDIA's aiconfigurator takes 10 us for the latency between two GPUs)."""
+_METRICS = {"e2e_latency": None, "fw_latency": "forward", "bwall_latency": "backward"}
+
+
+SHALLOW, DEEP = 4, 8
+"""Served models are priced at two depths and extended to all their layers, which are alike (in groups of at most 4)."""
+
+
+@dataclass(frozen=True)
+class Part:
+    """A workload and the kernels it runs as; it counts `weight` times."""
+
+    workload: Workload
+    kernels: list[Kernel]
+    weight: float = 1.0
+
+
+@dataclass(frozen=True)
+class Work:
+    """What a row runs, and what of it is measured.
+
+    `phase` counts only kernels of that phase of a training step; the time is divided by `gpus` and `extra_s` added.
+    """
+
+    parts: tuple[Part, ...]
+    phase: str | None = None
+    gpus: int = 1
+    extra_s: float = 0.0
+
+
+def work_of(row: Row, chip: Chip) -> Work:
+    """What a row runs on this chip. Where it cannot multiply in a narrow format, libraries widen the weights."""
+    if isinstance(row, WholeModel):
+        return _served(row, chip) if row.kind == "served" else _model(row, chip)
+    if isinstance(row, Power):
+        if row.runs is None:
+            raise InputError(f"{row.workload}: the source does not say what the kernel works on")
+        return work_of(row.runs, chip)
+    if isinstance(row, Operator):
+        return _one(operators.operations(row))
+    work = kernels.operations(row)
+    if row.dtype in QUANTIZED and row.kind != "attention":
+        work = quantized(work, *narrow(row.dtype, chip)).workload
+    return _one(work)
+
+
+def narrow(dtype: str, chip: Chip) -> Formats:
+    """The formats of weights and of arithmetic (None: the model's own) for a number format of the data."""
+    weights, activations = QUANTIZED[dtype]
+    if activations is not None and not chip.supports(FORMATS[activations].dtype):
+        activations = None
+    return weights, activations
+
+
+def _one(work: Workload) -> Work:
+    return Work((Part(work, form_kernels(work)),))
+
+
+def _model(row: WholeModel, chip: Chip) -> Work:
+    if row.phase == "decode":
+        context = row.in_len + row.out_len // 2
+        part = _language(row.model, row.batch, row.in_len, context, row.n_gpus, None, _formats(row, chip))
+        return Work((part,), extra_s=_all_reduces(row.model, row.n_gpus))
+    metric, _, variant = row.metric.partition(":")
+    training = row.phase == "train-iteration"
+    if metric not in _METRICS or (metric == "bwall_latency" and not training):
+        raise InputError(f"{row.place}: column metric is {row.metric!r}; known are {', '.join(_METRICS)}")
+    # Data parallelism divides the batch, tensor parallelism (roughly) the time; one micro-batch fills no pipeline.
+    batch = row.batch // row.n_gpus if variant.startswith("dp") else row.batch
+    gpus = row.n_gpus if variant.startswith("tp") else 1
+    return Work((_neusight(row.model, batch, row.in_len, training),), _METRICS[metric] if training else None, gpus)
+
+
+def _served(row: WholeModel, chip: Chip) -> Work:
+    """The first token as one prefill, without its queue; the others as decode steps of the batch."""
+    shards = int(dict(row.options).get("tp") or row.n_gpus)
+    if row.metric not in ("ttft", "tpot"):
+        raise InputError(f"{row.place}: column metric is {row.metric!r}; of a served model it must be ttft or tpot")
+    first = row.metric == "ttft"
+    batch, context = (1, None) if first else (row.batch, row.in_len + row.out_len // 2)
+    formats = _formats(row, chip)
+    steps = (models.layers(row.model) - SHALLOW) / (DEEP - SHALLOW)
+    parts = [_language(row.model, batch, row.in_len, context, shards, depth, formats) for depth in (SHALLOW, DEEP)]
+    weighted = (replace(parts[0], weight=1.0 - steps), replace(parts[1], weight=steps))
+    return Work(weighted, extra_s=_all_reduces(row.model, shards))
+
+
+def _all_reduces(model: str, gpus: int) -> float:
+    return 2 * models.layers(model) * ALL_REDUCE_S if gpus > 1 else 0.0
+
+
+def _formats(row: Row, chip: Chip) -> Formats | None:
+    return narrow(row.dtype, chip) if row.dtype in QUANTIZED else None
+
+
+@functools.lru_cache(maxsize=64)
+def _neusight(model: str, batch: int, tokens: int, training: bool) -> Part:
+    work = models.forward(model, batch, tokens, training)
+    return Part(work, form_kernels(work))
+
+
+@functools.lru_cache(maxsize=256)
+def _language(
+    model: str, batch: int, prompt: int, context: int | None, shards: int, depth: int | None, formats: Formats | None
+) -> Part:
+    work = models.language_model(model, batch, prompt if context is None else 0, context, shards, depth)
+    if formats is not None:
+        work = quantized(work, *formats).workload
+    return Part(work, form_kernels(work))
