@@ -129,6 +129,7 @@ DOUBLE = nn.Linear(4, 4, dtype=torch.float64)
         (3, (), "h100-sxm", "profile() takes a module, a function, a GraphModule or an ExportedProgram, found int"),
         (nn.Identity(), (), [], "no chip given; name at least one"),
         (nn.Identity(), (), "h1000", "unknown chip 'h1000'; did you mean h100"),
+        (nn.Identity(), (), ["h100", "tpu-v4"], 'tpu-v4 has memory_system = "scratchpad", which has no cost model yet'),
         (
             DOUBLE,
             (torch.ones(1, 4, dtype=torch.float64),),
