@@ -577,7 +577,8 @@ def _check_scratchpad(chip: Chip) -> None:
     for engine in arrays:
         lacking = [field for field in ("rows", "columns", "dataflow") if getattr(engine, field) is None]
         if lacking:
-            raise ValueError(f"engines.{engine.name}: a systolic array without {', '.join(lacking)}; add what is missing")
+            what = ', '.join(lacking)
+            raise ValueError(f"engines.{engine.name}: a systolic array without {what}; add what is missing")
     seen_chip = ""
     for level in chip.on_chip:
         if level.scope == "core" and seen_chip:
