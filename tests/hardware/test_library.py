@@ -93,6 +93,7 @@ GPU_COLUMN = {
     "A100-PCIE-80GB": "a100-pcie-80gb",
     "A100-SXM4-80GB": "a100-sxm-80gb",
     "ARC-B60": "arc-b60",
+    "B200-SXM": "b200",
     "H100-SXM": "h100-sxm",
     "H200-SXM": "h200",
     "P100-PCIE-16GB": "p100-pcie-16gb",
@@ -106,6 +107,9 @@ DEVICE_NAMES = {
     "NVIDIA A100-SXM4-80GB": "a100-sxm-80gb",
     "NVIDIA A100 80GB PCIe": "a100-pcie-80gb",
     "NVIDIA H100 80GB HBM3": "h100-sxm",
+    "NVIDIA B200": "b200",
+    "NVIDIA GeForce RTX 4090": "rtx-4090",
+    "NVIDIA H100 PCIe": "h100-pcie",
     "NVIDIA H200": "h200",
     "NVIDIA L40S": "l40s",
     "Tesla T4": "t4",
@@ -185,3 +189,10 @@ def test_the_file_in_the_documentation_loads(tmp_path: Path) -> None:
     assert chip.peak_flops("bf16") == pytest.approx(200e12, rel=0.05)
     for block in blocks:
         tomllib.loads(block)
+
+
+def test_the_readme_lists_every_chip() -> None:
+    text = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
+    rows = text.split("Chips that ship, each number with its source:")[1].split("\n\n")[1]
+    listed = [name for cell in rows.split("`")[1::2] for name in cell.split()]
+    assert sorted(listed) == sorted(path.stem for path in (Path(library.__file__).parent / "chips").glob("*.toml"))
