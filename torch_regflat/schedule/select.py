@@ -13,7 +13,7 @@ from .. import mapping as mappings
 from ..cost.chip_tensors import ChipTensors, RateTensors, chip_tensors, rate_tensors
 from ..cost.kernel import Cost, Movement, evaluate
 from ..cost.shapes import KernelShape, KernelTensors, pack
-from ..errors import CapacityError
+from ..errors import CapacityError, ChipError
 from ..hardware.chip import Chip
 from ..hardware.software import Software
 from ..memory import cache, register_flat
@@ -66,6 +66,7 @@ def choose(
     """The best mapping of each shape. `shuffle` reorders the candidates, which must not change anything; `adjust`
     changes the chip's numbers before they are used.
     """
+    memory_system(chip)  # refuses what cannot be priced before anything is laid out
     if not shapes:
         return []
     search = Search(chip, software, chip_tensors([chip], [software]), objective, shuffle, adjust)
@@ -123,8 +124,21 @@ class Search:
 
 
 def memory_system(chip: Chip) -> Callable[[KernelTensors, mappings.MappingBatch, ChipTensors, RateTensors], Movement]:
-    """What turns mappings into traffic on this chip."""
-    return cache.move if chip.memory_system == "cache" else register_flat.move
+    """What turns mappings into traffic on this chip. Raises `ChipError` for one that has no cost model."""
+    if chip.memory_system == "cache":
+        if len(chip.on_chip) != 3:
+            found = ", ".join(level.name for level in chip.on_chip)
+            raise ChipError(
+                f"{chip.name}: a cache hierarchy is priced with three levels on chip (registers, a memory of each "
+                f"core, a cache they share), found {found}"
+            )
+        return cache.move
+    if chip.memory_system == "register-flat":
+        return register_flat.move
+    raise ChipError(
+        f'{chip.name} has memory_system = "{chip.memory_system}", which has no cost model yet; '
+        "chips with a cache or a register-flat memory can be priced"
+    )
 
 
 def candidates(
