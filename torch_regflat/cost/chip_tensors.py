@@ -59,6 +59,12 @@ class ChipTensors:
     feed_cycles_ratio: Tensor
     residency_share: Tensor
     wave_softness: Tensor
+    block_latency: Tensor
+    softmax_exposed: Tensor
+    attention_feed: Tensor
+    wide_head: Tensor
+    attention_memory: Tensor
+    widening_ops: Tensor
 
 
 @dataclass(frozen=True)
@@ -67,7 +73,7 @@ class RateTensors:
 
     `rate` is FLOP/s of the whole chip, `energy` J/FLOP of the datapath, `unattributed` J/FLOP that boards are measured
     to spend beyond it. `rows`, `columns` and `depth` are the native tile of the engine, and `feeds_registers` is 1
-    where it takes its operands from registers.
+    where it takes its operands from registers. `bits` are those of an operand as it is multiplied.
     """
 
     rate: Tensor
@@ -77,6 +83,7 @@ class RateTensors:
     columns: Tensor
     depth: Tensor
     feeds_registers: Tensor
+    bits: Tensor
 
 
 def chip_tensors(chips: list[Chip], software: list[Software]) -> ChipTensors:
@@ -121,7 +128,26 @@ def chip_tensors(chips: list[Chip], software: list[Software]) -> ChipTensors:
         feed_cycles_ratio=column([s.feed_cycles_ratio.value for s in software]),
         residency_share=column([s.residency_share.value for s in software]),
         wave_softness=column([s.wave_softness.value for s in software]),
+        **{name: column(values) for name, values in _attention(pairs).items()},
     )
+
+
+def _attention(pairs: list[tuple[Chip, Software]]) -> dict[str, list[float]]:
+    """What fused attention loses with each software; nothing where it says nothing."""
+    found: dict[str, list[float]] = {}
+    for chip, software in pairs:
+        own = software.attention
+        numbers = {
+            "block_latency": chip.seconds(own.block_latency) if own else 0.0,
+            "softmax_exposed": own.softmax_exposed.value if own else 0.0,
+            "attention_feed": own.register_feed.value if own else 1.0,
+            "wide_head": own.wide_head.value if own else 1.0,
+            "attention_memory": own.memory_efficiency.value if own else software.memory_efficiency.value,
+            "widening_ops": own.widening_ops.value if own else 0.0,
+        }
+        for name, value in numbers.items():
+            found.setdefault(name, []).append(value)
+    return found
 
 
 def rate_tensors(chips: list[Chip], dtypes: list[str]) -> RateTensors:
@@ -143,7 +169,8 @@ def _engine_numbers(chip: Chip, dtype: str) -> tuple[float, ...]:
         extra = _value(chip.power.unattributed_vector_flop)
     m, n, k = engine.native_tile()
     feeds = float(engine.feed == "registers")
-    return chip.engine_rate(engine, dtype), _energy(chip, dtype, None), extra, float(m), float(n), float(k), feeds
+    rate, bits = chip.engine_rate(engine, dtype), float(dtype_bits(dtype))
+    return rate, _energy(chip, dtype, None), extra, float(m), float(n), float(k), feeds, bits
 
 
 def _energy(chip: Chip, dtype: str, kind: EngineKind | None) -> float:

@@ -65,6 +65,28 @@ class Cost:
     energy_j: Tensor
 
 
+def merge(mask: Tensor, one: Movement, other: Movement) -> Movement:
+    """`one` where `mask` `[kernel, 1, 1, 1]` holds, else `other`. A resource that only one has is idle in the other."""
+
+    def pick(a: Tensor, b: Tensor) -> Tensor:
+        return torch.where(mask, a, b)
+
+    def zipped(a: tuple[Tensor, ...], b: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        return tuple(pick(x, y) for x, y in zip(a, b, strict=True))
+
+    idle = torch.zeros_like(other.external_s)
+    names = dict.fromkeys((*other.core_s, *one.core_s))
+    return Movement(
+        read_bytes=zipped(one.read_bytes, other.read_bytes),
+        write_bytes=zipped(one.write_bytes, other.write_bytes),
+        core_s={name: pick(one.core_s.get(name, idle), other.core_s.get(name, idle)) for name in names},
+        external_s=pick(one.external_s, other.external_s),
+        overhead_s=pick(one.overhead_s, other.overhead_s),
+        operand_far_bytes=zipped(one.operand_far_bytes, other.operand_far_bytes),
+        fits={name: pick(one.fits[name], other.fits[name]) for name in other.fits},
+    )
+
+
 def evaluate(move: Movement, kernels: KernelTensors, chip: ChipTensors, rates: RateTensors, overlap: str) -> Cost:
     """Price mappings.
 

@@ -66,6 +66,8 @@ class KernelShape:
     domain_fraction: float = 1.0
     width: int = 1
     """Head size of attention (its whole, untiled axis); 1 elsewhere."""
+    group: int = 1
+    """Query heads of attention that share keys and values."""
     sequential: int = 1
     available: float = 1.0
 
@@ -190,6 +192,7 @@ class KernelTensors:
     special_ops: Tensor
     domain_fraction: Tensor
     width: Tensor
+    group: Tensor
     sequential: Tensor
     available: Tensor
     attention: Tensor
@@ -243,6 +246,7 @@ def pack(shapes: list[KernelShape], device: torch.device | None = None) -> Kerne
         special_ops=column([s.special_ops for s in shapes]),
         domain_fraction=column([s.domain_fraction for s in shapes]),
         width=column([s.width for s in shapes]),
+        group=column([s.group for s in shapes]),
         sequential=column([s.sequential for s in shapes]),
         available=column([s.available for s in shapes]),
         attention=column([float(s.kind == "attention") for s in shapes]),

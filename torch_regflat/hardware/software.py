@@ -50,6 +50,34 @@ class Menu(Frozen):
     note: str = ""
 
 
+class AttentionKernels(Frozen):
+    """The kernels a library has for fused attention, and what they lose.
+
+    - `rows`: queries that one block holds; `splits`: ways to divide the keys over blocks
+    - `block_latency`: chain of accesses before and after a block's arithmetic, paid by a kernel and each further wave
+    - `softmax_exposed`: share of the shorter of product and softmax that the longer does not hide
+    - `register_feed`: rate of products whose operands go through registers, as a share of long matrix products'
+    - `wide_head`: likewise where heads are so wide that they fill the registers
+    - `memory_efficiency`: share of datasheet external bandwidth that streaming keys and values reaches
+    - `widening_ops`: vector operations to widen an element that is stored in fewer bits than the queries
+    - `narrow_feeds`: feeds of matrix engines that multiply 8-bit queries and keys as they are; others widen them first
+    - `narrow_cache_head`: widest head whose 8-bit keys are multiplied as they are where queries have 16 bits
+    """
+
+    rows: Sizes
+    splits: Sizes
+    block_latency: Cycles
+    softmax_exposed: Share
+    register_feed: Efficiency
+    wide_head: Efficiency
+    memory_efficiency: Efficiency
+    widening_ops: Number
+    narrow_feeds: tuple[Literal["registers", "memory"], ...] = ("registers", "memory")
+    narrow_cache_head: int = 0
+    source: str
+    note: str = ""
+
+
 class Software(Frozen):
     """Losses and habits of a library or mapper.
 
@@ -62,6 +90,7 @@ class Software(Frozen):
     - `wave_softness`: 0 rounds waves of blocks up to whole ones, 1 not at all
     - `power_reserve_share`: share of board power not for switching, used when the chip states no `dynamic_share`
     - `feed_cycles_ratio`: what feeding a matrix engine through registers costs, in clocks of the shared memory
+    - `attention`: kernels of fused attention; without it they lose nothing
     """
 
     schema_: Literal[1] = Field(alias="schema")
@@ -69,6 +98,7 @@ class Software(Frozen):
     title: str
     description: str = ""
     menu: Menu
+    attention: AttentionKernels | None = None
     issue_efficiency: Efficiency
     memory_efficiency: Efficiency
     l2_efficiency: Positive
@@ -89,6 +119,21 @@ class Software(Frozen):
             return cls.model_validate(data, context={"replacing": replacing})
         except ValidationError as error:
             raise ChipError(explain(error, data, cls, where)) from None
+
+    def replace(self, changes: dict[str, Any], where: str = "software with changes") -> Software:
+        """New, validated software with some fields changed, named by dotted paths (`attention.wide_head`)."""
+        data = self.model_dump(by_alias=True, exclude_none=True, exclude_unset=True)
+        for path, value in changes.items():
+            *steps, last = path.split(".")
+            place = data
+            for i, step in enumerate(steps):
+                if not isinstance(place.get(step), dict):
+                    at = ".".join(steps[:i]) or "software"
+                    hint = near(step, place) or ";"
+                    raise ChipError(f"{where}: {at} has no table {step!r}{hint} it has {', '.join(place)}")
+                place = place[step]
+            place[last] = {**place[last], **value} if isinstance(place.get(last), dict) else value
+        return Software.from_dict(data, where, replacing=True)
 
     @model_validator(mode="after")
     def _consistent(self) -> Software:
@@ -142,7 +187,7 @@ def load(name_or_path: str | Path | Software) -> Software:
         path = Path(text).expanduser()
         if not path.is_file():
             raise ChipError(f"software file {text}: there is no such file; known are {', '.join(names())}")
-        return Software.from_dict(read_toml(path), path.name)
+        return _from_file(path)
     if text.strip().lower() not in names():
         hint = near(text, names()) or f"; known are {', '.join(names())}"
         raise ChipError(f"unknown software {text!r}{hint}")
@@ -156,5 +201,20 @@ def for_chip(chip: Chip) -> Software:
 
 @functools.cache
 def _shipped(name: str) -> Software:
-    path = _SHIPPED / f"{name}.toml"
-    return Software.from_dict(read_toml(path), path.name)
+    return _from_file(_SHIPPED / f"{name}.toml")
+
+
+def _from_file(path: Path) -> Software:
+    """A software file, or a variant: `variant_of` another by name, with a table of `changes` by dotted path."""
+    data = read_toml(path)
+    if "variant_of" not in data:
+        return Software.from_dict(data, path.name)
+    allowed = ("schema", "name", "title", "description", "variant_of", "changes", "sources")
+    for field in data:
+        if field not in allowed:
+            hint = near(field, allowed)
+            raise ChipError(f"{path.name}: unknown field {field!r}{hint}; a variant has {', '.join(allowed)}")
+    base = load(str(data["variant_of"]))
+    named: dict[str, Any] = {field: data[field] for field in ("name", "title", "description") if field in data}
+    sources = {f"sources.{key}": text for key, text in data.get("sources", {}).items()}
+    return base.replace({**named, **sources, **data.get("changes", {})}, path.name)

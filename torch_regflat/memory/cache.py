@@ -13,9 +13,10 @@ import torch
 from torch import Tensor
 
 from ..cost.chip_tensors import ChipTensors, RateTensors
-from ..cost.kernel import Movement
+from ..cost.kernel import Movement, merge
 from ..cost.shapes import KernelTensors, OperandTensors, where_lacking
 from ..mapping import MappingBatch
+from . import attention
 
 WARP_TILE = 64.0
 """Rows (and, fed from registers, columns) of the result a group of warps holds: how often shared memory is read."""
@@ -28,6 +29,17 @@ ACCUMULATOR_BYTES = 4.0
 
 def move(kernels: KernelTensors, mapping: MappingBatch, chip: ChipTensors, rates: RateTensors) -> Movement:
     """Traffic and times of every mapping on a cache hierarchy with levels registers, shared, L2, external."""
+    fused = kernels.attention > 0
+    if bool(fused.all()):
+        return attention.move(kernels, mapping, chip, rates)
+    plain = _move(kernels, mapping, chip, rates)
+    if not bool(fused.any()):
+        return plain
+    return merge(fused, attention.move(kernels, mapping, chip, rates), plain)
+
+
+def _move(kernels: KernelTensors, mapping: MappingBatch, chip: ChipTensors, rates: RateTensors) -> Movement:
+    """Products, convolutions, and kernels that only stream."""
     grid = _Grid(kernels, mapping, chip)
     near = _l2_to_core(kernels, mapping, grid)
     far_read, far_write, by_operand = _external(kernels, mapping, grid, chip)
@@ -45,7 +57,7 @@ def move(kernels: KernelTensors, mapping: MappingBatch, chip: ChipTensors, rates
     l2 = chip.levels[2]
     core = {
         "compute": grid.compute_s(rates),
-        "vector": kernels.vector_ops / chip.vector_rate + _plain_special(kernels, chip),
+        "vector": kernels.vector_ops / chip.vector_rate + kernels.special_ops / chip.special_rate,
         "shared memory": (shared_read + load) / chip.levels[1].read_bandwidth,
         "L2 bandwidth": (load + streams_in + store + streams_out) / (l2.read_bandwidth * chip.l2_efficiency),
     }
@@ -69,45 +81,36 @@ class _Grid:
     def __init__(self, kernels: KernelTensors, mapping: MappingBatch, chip: ChipTensors) -> None:
         b, m, n, k = kernels.sizes
         self.kernels, self.mapping, self.chip = kernels, mapping, chip
-        # The head size of attention is never tiled, so its single n column fills no tile.
-        tile_n = torch.where(kernels.attention > 0, torch.ones_like(mapping.n), mapping.n)
-        self.tile_n = tile_n
-        self.blocks_m, self.blocks_n = torch.ceil(m / mapping.m), torch.ceil(n / tile_n)
+        self.blocks_m, self.blocks_n = torch.ceil(m / mapping.m), torch.ceil(n / mapping.n)
         self.steps_k = torch.ceil(k / (mapping.k * mapping.split))
         self.blocks = b * self.blocks_m * self.blocks_n * mapping.split
         padded_k = self.steps_k * mapping.k * mapping.split
-        self.padding = (self.blocks_m * mapping.m / m) * (self.blocks_n * tile_n / n) * (padded_k / k)
+        self.padding = (self.blocks_m * mapping.m / m) * (self.blocks_n * mapping.n / n) * (padded_k / k)
         exact = self.blocks / chip.cores
         softness = chip.wave_softness
         self.waves = (1.0 - softness) * torch.ceil(exact) + softness * torch.clamp(exact, min=1.0)
 
     def compute_s(self, rates: RateTensors) -> Tensor:
-        """Matrix time of the busiest core; the exponentials of attention add to it (they do not overlap)."""
+        """Matrix time of the busiest core."""
         kernels, chip = self.kernels, self.chip
-        special = kernels.special_ops * kernels.attention / chip.special_rate
         matrix = kernels.work / (rates.rate * chip.issue_efficiency)
-        per_block = ((matrix + special) * self.padding + self._feed_s(rates)) * chip.cores / self.blocks
+        per_block = (matrix * self.padding + self._feed_s(rates)) * chip.cores / self.blocks
         return torch.where(kernels.tiled > 0, per_block * self.waves, matrix)
 
     def _feed_s(self, rates: RateTensors) -> Tensor:
         """Seconds of shared memory that operands cost on their way through registers, one line of it a clock."""
         b, _, _, k = self.kernels.sizes
         first, second = _factor_bytes(self.kernels)
-        lines = (self.mapping.m * first + self.tile_n * second) * k / self.chip.levels[1].read_bandwidth
+        lines = (self.mapping.m * first + self.mapping.n * second) * k / self.chip.levels[1].read_bandwidth
         return lines * self.chip.feed_cycles_ratio * rates.feeds_registers * b * self.blocks_m * self.blocks_n
 
 
-def _plain_special(kernels: KernelTensors, chip: ChipTensors) -> Tensor:
-    """Seconds of the special-function units outside fused attention."""
-    return kernels.special_ops * (1.0 - kernels.attention) / chip.special_rate
-
-
 def _factor_bytes(kernels: KernelTensors) -> tuple[Tensor, Tensor]:
-    """Bytes an element of the first and of the second factor has (queries; keys or values, in attention)."""
+    """Bytes an element of the first and of the second factor has."""
     first = torch.zeros_like(kernels.work)
     second = torch.zeros_like(kernels.work)
     for o in kernels.operands:
-        element = o.point_bytes / kernels.width * (1.0 - o.write)
+        element = o.point_bytes * (1.0 - o.write)
         first = torch.maximum(first, element * o.m)
         second = torch.maximum(second, element * (1.0 - o.m) * o.k)
     return first, second
@@ -117,7 +120,7 @@ def _engine_feed(kernels: KernelTensors, grid: _Grid, rates: RateTensors) -> tup
     """Bytes the matrix engines take from shared memory, and the fragments of them that pass through registers."""
     macs = kernels.work / 2.0
     first, second = _factor_bytes(kernels)
-    wide = torch.where(kernels.attention > 0, kernels.width, torch.clamp(grid.tile_n, max=WIDEST_INSTRUCTION))
+    wide = torch.clamp(grid.mapping.n, max=WIDEST_INSTRUCTION)
     columns = torch.where(rates.feeds_registers > 0, torch.full_like(wide, WARP_TILE), wide)
     shared = macs * (first / columns + second / WARP_TILE)
     fragments = macs * (first / rates.columns + second / rates.rows) * rates.feeds_registers
@@ -149,7 +152,7 @@ def _external(
     """External bytes read and written, and both by operand: re-reads follow from the rectangle of tiles of a wave."""
     b, m, n, _ = kernels.sizes
     budget = chip.levels[2].capacity * chip.residency_share
-    wave_m = torch.clamp(torch.ceil(torch.sqrt(chip.cores * grid.tile_n / mapping.m)), min=1.0)
+    wave_m = torch.clamp(torch.ceil(torch.sqrt(chip.cores * mapping.n / mapping.m)), min=1.0)
     wave_m = torch.minimum(torch.minimum(wave_m, grid.blocks_m), chip.cores)
     wave_n = torch.minimum(torch.ceil(chip.cores / wave_m), grid.blocks_n)
     bands_m, bands_n = torch.ceil(grid.blocks_m / wave_m), torch.ceil(grid.blocks_n / wave_n)
@@ -158,7 +161,7 @@ def _external(
     rows_fit, columns_fit = rows / b <= budget, columns / b <= budget
     one = torch.ones_like(bands_m)
     row_band_fits = rows / b * torch.clamp(wave_m * mapping.m / m, max=1.0) <= budget
-    column_band_fits = columns / b * torch.clamp(wave_n * grid.tile_n / n, max=1.0) <= budget
+    column_band_fits = columns / b * torch.clamp(wave_n * mapping.n / n, max=1.0) <= budget
     down = (torch.where(row_band_fits, one, bands_n), torch.where(columns_fit, one, bands_m))
     across = (torch.where(rows_fit, one, bands_n), torch.where(column_band_fits, one, bands_m))
     better = rows * down[0] + columns * down[1] <= rows * across[0] + columns * across[1]
@@ -186,7 +189,7 @@ def _fits(kernels: KernelTensors, mapping: MappingBatch, chip: ChipTensors) -> d
     """Accumulators fit a core's registers; two stages of both factors fit its shared memory."""
     element = torch.zeros_like(kernels.work)
     for o in kernels.operands:
-        element = torch.maximum(element, o.point_bytes * (1.0 - o.write) * (1.0 - kernels.attention))
+        element = torch.maximum(element, o.point_bytes * (1.0 - o.write))
     accumulators = mapping.m * mapping.n * ACCUMULATOR_BYTES * chip.cores
     stages = 2.0 * (mapping.m + mapping.n) * mapping.k * element * chip.cores
     streams = kernels.tiled == 0

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
@@ -14,9 +14,9 @@ from ..cost.chip_tensors import ChipTensors, RateTensors, chip_tensors, rate_ten
 from ..cost.kernel import Cost, Movement, evaluate
 from ..cost.shapes import KernelShape, KernelTensors, pack
 from ..errors import CapacityError, ChipError
-from ..hardware.chip import Chip
-from ..hardware.software import Software
-from ..memory import cache, register_flat
+from ..hardware.chip import Chip, dtype_bits
+from ..hardware.software import AttentionKernels, Software
+from ..memory import attention, cache, register_flat
 
 Objective = Literal["latency", "energy", "edp"]
 Shuffle: TypeAlias = "Callable[[mappings.MappingBatch], mappings.MappingBatch]"
@@ -70,13 +70,16 @@ def choose(
     if not shapes:
         return []
     search = Search(chip, software, chip_tensors([chip], [software]), objective, shuffle, adjust)
-    result: list[Choice | None] = []
-    for some in _chunks(shapes, search.count(COARSE)):
-        result.extend(search.best(some, COARSE))
+    result: list[Choice | None] = [None] * len(shapes)
+    for members in _alike(shapes):
+        for some in _chunks(members, search.count(COARSE)):
+            for index, choice in zip(some, search.best([shapes[i] for i in some], COARSE), strict=True):
+                result[index] = choice
     # What no coarse tiling fits is looked at again with smaller tiles.
     tight = [shape for shape, choice in zip(shapes, result, strict=True) if choice is None]
     if tight and chip.memory_system == "register-flat":
-        again = [c for some in _chunks(tight, search.count(FINE)) for c in search.best(some, FINE)]
+        chunks = _chunks(range(len(tight)), search.count(FINE))
+        again = [c for some in chunks for c in search.best([tight[i] for i in some], FINE)]
         refined = iter(again)
         result = [next(refined) if choice is None else choice for choice in result]
     for shape, choice in zip(shapes, result, strict=True):
@@ -107,7 +110,7 @@ class Search:
         """Every candidate of every shape."""
         chip = self.chip
         kernels = pack(shapes)
-        dtypes = [engine_dtype(shape, chip) for shape in shapes]
+        dtypes = [engine_dtype(shape, chip, self.software) for shape in shapes]
         tensors, rates = self.tensors, rate_tensors([chip], dtypes)
         if self.adjust is not None:
             tensors, rates = self.adjust(tensors, rates, dtypes)
@@ -146,6 +149,10 @@ def candidates(
 ) -> mappings.MappingBatch:
     """All mappings of a chip: the library's menu on a cache hierarchy, all halvings on a register-flat memory."""
     if chip.memory_system == "cache":
+        if bool((kernels.attention > 0).all()):
+            own = software.attention
+            rows, splits = (own.rows, own.splits) if own else (attention.ROWS, software.split_k)
+            return mappings.library_menu([(m, 1) for m in rows], (int(attention.KEYS),), splits)
         engine = next((e for e in chip.engines if e.kind == "matrix"), None)
         return mappings.library_menu(software.tiles_for(engine), software.tile_k, software.split_k)
     return mappings.tilings(*kernels.sizes[1:], software.split_k, halvings)
@@ -272,11 +279,34 @@ def _nothing_fits(kernel: KernelShape, chip: Chip) -> str:
     )
 
 
-def engine_dtype(kernel: KernelShape, chip: Chip) -> str:
+def engine_dtype(kernel: KernelShape, chip: Chip, software: Software) -> str:
     """The dtype whose engine does the kernel; without matrix work it is the vector engine's, whatever it holds."""
-    return kernel.dtype if kernel.work and chip.supports(kernel.dtype) else _VECTOR_FALLBACK
+    if not (kernel.work and chip.supports(kernel.dtype)):
+        return _VECTOR_FALLBACK
+    if kernel.kind == "attention" and software.attention is not None:
+        return _attention_dtype(kernel, chip, software.attention)
+    return kernel.dtype
 
 
-def _chunks(shapes: list[KernelShape], count: int) -> list[list[KernelShape]]:
+def _attention_dtype(kernel: KernelShape, chip: Chip, own: AttentionKernels) -> str:
+    """The format in which fused attention multiplies: that of queries or of a narrower cache, or 16 bits."""
+    narrow = chip.engine_for("fp8", "matrix")
+    if narrow is None or dtype_bits(kernel.dtype) > 16:
+        return kernel.dtype
+    able = narrow.feed in own.narrow_feeds
+    if dtype_bits(kernel.dtype) == 8:
+        return kernel.dtype if able else next(d for d in ("bf16", "fp16", "fp32") if chip.supports(d))
+    stored = min(o.point_bytes for o in kernel.operands if o.axes[3]) * 8 / kernel.width
+    return "fp8" if able and stored <= 8 and kernel.width <= own.narrow_cache_head else kernel.dtype
+
+
+def _alike(shapes: list[KernelShape]) -> list[list[int]]:
+    """Positions of the shapes that share a menu: fused attention has its own."""
+    fused = [i for i, shape in enumerate(shapes) if shape.kind == "attention"]
+    others = [i for i, shape in enumerate(shapes) if shape.kind != "attention"]
+    return [group for group in (fused, others) if group]
+
+
+def _chunks(members: Sequence[int], count: int) -> list[Sequence[int]]:
     size = max(1, MEMORY_BUDGET_BYTES // (count * 8 * _TENSORS_ALIVE))
-    return [shapes[i : i + size] for i in range(0, len(shapes), size)]
+    return [members[i : i + size] for i in range(0, len(members), size)]

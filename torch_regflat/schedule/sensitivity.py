@@ -40,6 +40,7 @@ _CHIP: dict[str, tuple[str, Kind]] = {
     "launch_gap": ("launch gap", "time"),
     "prologue": ("prologue", "time"),
     "split_cost": ("split cost", "time"),
+    "block_latency": ("latency of an attention block", "time"),
     "vector_energy": ("vector energy", "energy"),
     "static_power": ("static power", "energy"),
     "unattributed_vector_flop": ("unattributed energy, vector", "energy"),
@@ -79,7 +80,7 @@ class Sensitivity:
         position = {shape: i for i, shape in enumerate(self.distinct)}
         self.rows = [position[shape] for shape in shapes]
         self.choices = choose(self.distinct, chip, software)
-        self.dtypes = [engine_dtype(shape, chip) for shape in self.distinct]
+        self.dtypes = [engine_dtype(shape, chip, software) for shape in self.distinct]
         self.tensors = chip_tensors([chip], [software])
         self.parameters = self._parameters()
 

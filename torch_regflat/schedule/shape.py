@@ -58,6 +58,7 @@ def _shape(
         special_ops=math.fsum(nest.special_ops for nest in nests),
         domain_fraction=lead.domain_fraction,
         width=max(dict(lead.dims).get("d", 1), dict(lead.dims).get("e", 1)) if lead.kind == "attention" else 1,
+        group=dict(lead.dims).get("g", 1) if lead.kind == "attention" else 1,
         sequential=max(nest.sequential for nest in nests),
         available=available,
     )

@@ -54,10 +54,21 @@ def _gemm(dtype: str, m: int, n: int, k: int, batch: int) -> Workload:
 def _attention(
     dtype: str, phase: str, batch: int, q_len: int, kv_len: int, heads: int, kv_heads: int, head_dim: int
 ) -> Workload:
+    """The call of an attention backend: new keys and values go into the cache first; fp8 ones arrive as bf16."""
     build, number = Builder(), TORCH_DTYPES[dtype.partition("/")[0]]
-    query = build.tensor(batch, heads, q_len, head_dim, dtype=number)
-    cache: Any = "activation" if phase == "encoder" else "kv_cache"
-    key, value = (build.tensor(batch, kv_heads, kv_len, head_dim, dtype=number, role=cache) for _ in range(2))
+
+    def arrives(*shape: int) -> fx.Node:
+        if number.itemsize > 1:
+            return build.tensor(*shape, dtype=number)
+        return build.call(aten.to.dtype, build.tensor(*shape, dtype=torch.bfloat16), number)
+
+    query = arrives(batch, heads, q_len, head_dim)
+    if phase == "encoder":
+        pairs = arrives(2, batch, kv_heads, kv_len, head_dim)
+    else:
+        cache = build.tensor(2, batch, kv_heads, kv_len - q_len, head_dim, dtype=number, role="kv_cache")
+        pairs = build.call(aten.cat.default, [cache, arrives(2, batch, kv_heads, q_len, head_dim)], 3)
+    key, value = (build.call(aten.select.int, pairs, 0, at) for at in range(2))
     options: dict[str, Any] = {"is_causal": phase == "prefill", "enable_gqa": heads != kv_heads}
     target = aten.scaled_dot_product_attention.default
     work = _finish(build, build.call(target, query, key, value, **options))
