@@ -69,6 +69,8 @@ class KernelShape:
     group: int = 1
     """Query heads of attention that share keys and values."""
     sequential: int = 1
+    grouped: bool = False
+    """A product a group (experts): the axis b, which libraries run with kernels of their own."""
     ragged: tuple[tuple[float, float], ...] = ()
     """Groups (the axis b) that differ: (rows, how many have about so many); m is then their mean."""
     available: float = 1.0
@@ -197,6 +199,7 @@ class KernelTensors:
     group: Tensor
     sequential: Tensor
     available: Tensor
+    grouped: Tensor
     ragged: tuple[Tensor, Tensor] | None
     """Of groups that differ, rows and counts `[kernel, 1, 1, 1, bin]`; None where no kernel has any."""
     attention: Tensor
@@ -253,6 +256,7 @@ def pack(shapes: list[KernelShape], device: torch.device | None = None) -> Kerne
         group=column([s.group for s in shapes]),
         sequential=column([s.sequential for s in shapes]),
         available=column([s.available for s in shapes]),
+        grouped=column([float(s.grouped) for s in shapes]),
         ragged=_ragged(shapes, device),
         attention=column([float(s.kind == "attention") for s in shapes]),
         tiled=column([float(s.is_tiled) for s in shapes]),
