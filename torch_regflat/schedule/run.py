@@ -12,13 +12,15 @@ from ..errors import InputError
 from ..hardware.chip import Chip
 from ..hardware.evidence import evidence_of
 from ..hardware.software import Software
-from ..result import ChipResult, Coverage, Fit, KernelCost, LevelCost, Part, Total
+from ..result import ChipResult, Coverage, Fit, KernelCost, LevelCost, Part, Total, ends
 from ..workload import Operation, Workload
+from .intervals import Ends, Intervals, slots_of
 from .kernels import Kernel
 from .residency import Residency, cached, managed
 from .select import Choice, Objective, Shuffle, bound_by, choose
 from .shape import shape_of
-from .timeline import Slot, prefetched, serial
+from .timeline import Slot
+from .uncertainty import kind_of
 
 STREAM_RESERVE = 0.25
 """Share of a register memory kept free of resident tensors, so that loads can run ahead (a choice of ours)."""
@@ -62,38 +64,46 @@ def run_all(
         for job, here in zip(jobs, places, strict=True)
     ]
     distinct = list(dict.fromkeys(shape for some in shapes for shape in some))
-    price = dict(zip(distinct, choose(distinct, chip, software, objective, shuffle), strict=True))
-    return [
-        _result(job, here, some, [price[shape] for shape in some], chip)
-        for job, here, some in zip(jobs, places, shapes, strict=True)
-    ]
+
+    def price(variant: Chip) -> dict[KernelShape, Choice]:
+        return dict(zip(distinct, choose(distinct, variant, software, objective, shuffle), strict=True))
+
+    evidence = evidence_of(chip)
+    priced, intervals = price(chip), Intervals(chip, evidence.kind, price)
+    maker = _Maker(chip, str(evidence), priced, intervals)
+    return [maker.result(*one) for one in zip(jobs, places, shapes, strict=True)]
 
 
-def _result(
-    job: Job, places: list[Residency], shapes: list[KernelShape], choices: list[Choice], chip: Chip
-) -> ChipResult:
-    if chip.memory_system == "cache":
-        slots = serial(choices)
-    else:
-        slots = prefetched(choices, places, chip.on_chip[-1].usable_bytes)
-    pricer = _Pricer(chip)
-    costs = tuple(
-        pricer.cost(kernel, shape, choice, slot)
-        for kernel, shape, choice, slot in zip(job.kernels, shapes, choices, slots, strict=True)
-    )
-    return ChipResult(
-        chip=chip.name,
-        title=chip.title,
-        memory_system=chip.memory_system,
-        chip_hash=chip.hash,
-        evidence=str(evidence_of(chip)),
-        fit=job.fit,
-        total=_total(costs, chip),
-        coverage=coverage(job.workload),
-        levels=_levels(costs, chip),
-        kernels=costs,
-        peak_flops_per_s=_peak(chip, main_dtype(job.workload)),
-    )
+class _Maker:
+    """Makes the results of workloads on one chip from the prices of their kernels."""
+
+    def __init__(self, chip: Chip, evidence: str, priced: dict[KernelShape, Choice], intervals: Intervals) -> None:
+        self.chip, self.evidence, self.priced, self.intervals = chip, evidence, priced, intervals
+
+    def result(self, job: Job, places: list[Residency], shapes: list[KernelShape]) -> ChipResult:
+        chip = self.chip
+        choices = [self.priced[shape] for shape in shapes]
+        slots = slots_of(chip, choices, places)
+        bounds = [_bound_by(choice, slot, chip.external.name) for choice, slot in zip(choices, slots, strict=True)]
+        stated = self.intervals.of(shapes, places, slots, bounds)
+        pricer = _Pricer(chip)
+        costs = tuple(
+            pricer.cost(*one) for one in zip(job.kernels, shapes, choices, slots, bounds, stated, strict=True)
+        )
+        return ChipResult(
+            chip=chip.name,
+            title=chip.title,
+            memory_system=chip.memory_system,
+            chip_hash=chip.hash,
+            evidence=self.evidence,
+            fit=job.fit,
+            total=_total(costs, chip, self.intervals.interval.correlation),
+            coverage=coverage(job.workload),
+            levels=_levels(costs, chip),
+            kernels=costs,
+            peak_flops_per_s=_peak(chip, main_dtype(job.workload)),
+            interval=self.intervals.interval,
+        )
 
 
 def places_of(kernels: list[Kernel], workload: Workload, chip: Chip, software: Software) -> list[Residency]:
@@ -131,7 +141,9 @@ class _Pricer:
         self.levels = [level.name for level in chip.memory]
         self.known: dict[Any, _Known] = {}
 
-    def cost(self, kernel: Kernel, shape: KernelShape, choice: Choice, slot: Slot) -> KernelCost:
+    def cost(
+        self, kernel: Kernel, shape: KernelShape, choice: Choice, slot: Slot, bound_by: str, stated: Ends
+    ) -> KernelCost:
         key = (shape, *[id(op.nests) for op in kernel.operations])
         known = self.known.get(key)
         if known is None:
@@ -157,7 +169,7 @@ class _Pricer:
             unattributed_energy_j=choice.unattributed_energy_j,
             utilization=min(known.ideal_s / seconds, 1.0) if seconds else 0.0,
             bandwidth_utilization=min(known.far_s / seconds, 1.0) if seconds else 0.0,
-            bound_by=_bound_by(choice, slot, self.external.name),
+            bound_by=bound_by,
             busy_s=known.busy,
             dtype=shape.dtype,
             mapping=choice.mapping,
@@ -165,6 +177,9 @@ class _Pricer:
             reason=choice.reason,
             modelled=all(op.modelled for op in kernel.operations),
             phase=kernel.operations[0].phase,
+            kind=kind_of(shape),
+            latency_low_s=stated[0],
+            latency_high_s=stated[1],
         )
 
     def _learn(self, kernel: Kernel, shape: KernelShape, choice: Choice) -> _Known:
@@ -223,7 +238,7 @@ def _peak(chip: Chip, dtype: str) -> float:
     return chip.peak_flops(dtype) if chip.supports(dtype) else 0.0
 
 
-def _total(costs: Sequence[KernelCost], chip: Chip) -> Total:
+def _total(costs: Sequence[KernelCost], chip: Chip, correlation: float) -> Total:
     latency = math.fsum(c.latency_s for c in costs)
     memory = math.fsum(e for c in costs for e in c.memory_energy_j.values())
     compute = math.fsum(c.compute_energy_j for c in costs)
@@ -235,6 +250,7 @@ def _total(costs: Sequence[KernelCost], chip: Chip) -> Total:
     peaks = {dtype: _peak(chip, dtype) for dtype in {c.dtype for c in costs}}
     ideal = math.fsum(c.executed_flops / peaks[c.dtype] for c in costs if c.executed_flops)
     far = math.fsum(c.traffic_bytes[chip.external.name] for c in costs)
+    low, high = ends(((c, 1.0) for c in costs), correlation)
     return Total(
         latency_s=latency,
         energy_j=math.fsum((memory, compute, static, extra)),
@@ -249,6 +265,8 @@ def _total(costs: Sequence[KernelCost], chip: Chip) -> Total:
         bandwidth_utilization=far / chip.external.read_bytes_per_s / latency if latency else 0.0,
         bound_by=max(bound, key=lambda b: (math.fsum(bound[b]), b)) if bound else "nothing",
         kernels=len(costs),
+        latency_low_s=low,
+        latency_high_s=high,
     )
 
 
