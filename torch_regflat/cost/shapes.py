@@ -69,6 +69,10 @@ class KernelShape:
     group: int = 1
     """Query heads of attention that share keys and values."""
     sequential: int = 1
+    grouped: bool = False
+    """A product a group (experts): the axis b, which libraries run with kernels of their own."""
+    ragged: tuple[tuple[float, float], ...] = ()
+    """Groups (the axis b) that differ: (rows, how many have about so many); m is then their mean."""
     available: float = 1.0
 
     @property
@@ -195,6 +199,9 @@ class KernelTensors:
     group: Tensor
     sequential: Tensor
     available: Tensor
+    grouped: Tensor
+    ragged: tuple[Tensor, Tensor] | None
+    """Of groups that differ, rows and counts `[kernel, 1, 1, 1, bin]`; None where no kernel has any."""
     attention: Tensor
     tiled: Tensor
     read_near: Tensor
@@ -249,7 +256,20 @@ def pack(shapes: list[KernelShape], device: torch.device | None = None) -> Kerne
         group=column([s.group for s in shapes]),
         sequential=column([s.sequential for s in shapes]),
         available=column([s.available for s in shapes]),
+        grouped=column([float(s.grouped) for s in shapes]),
+        ragged=_ragged(shapes, device),
         attention=column([float(s.kind == "attention") for s in shapes]),
         tiled=column([float(s.is_tiled) for s in shapes]),
         **totals,
     )
+
+
+def _ragged(shapes: list[KernelShape], device: torch.device | None) -> tuple[Tensor, Tensor] | None:
+    """Bins of every kernel, padded with empty ones; of a kernel without any, its groups as one bin."""
+    if not any(s.ragged for s in shapes):
+        return None
+    bins = [s.ragged or ((float(s.sizes[1]), float(s.sizes[0])),) for s in shapes]
+    width = max(map(len, bins))
+    table = torch.tensor([[*b, *[(0.0, 0.0)] * (width - len(b))] for b in bins], dtype=torch.float64, device=device)
+    rows, counts = (table[..., i].reshape(len(shapes), 1, 1, 1, width) for i in range(2))
+    return rows, counts

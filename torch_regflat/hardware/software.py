@@ -91,6 +91,7 @@ class Software(Frozen):
     - `power_reserve_share`: share of board power not for switching, used when the chip states no `dynamic_share`
     - `feed_cycles_ratio`: what feeding a matrix engine through registers costs, in clocks of the shared memory
     - `attention`: kernels of fused attention; without it they lose nothing
+    - `experts`: the menu for grouped products; without it that of all products, never split along k
     """
 
     schema_: Literal[1] = Field(alias="schema")
@@ -99,6 +100,7 @@ class Software(Frozen):
     description: str = ""
     menu: Menu
     attention: AttentionKernels | None = None
+    experts: Menu | None = None
     issue_efficiency: Efficiency
     memory_efficiency: Efficiency
     l2_efficiency: Positive
@@ -138,8 +140,9 @@ class Software(Frozen):
     @model_validator(mode="after")
     def _consistent(self) -> Software:
         check_sources(self, self.sources)
-        if self.menu.source not in self.sources and " " not in self.menu.source:
-            raise ValueError(f"menu: source {self.menu.source!r} is not a key of [sources]")
+        for name, part in (("menu", self.menu), ("attention", self.attention), ("experts", self.experts)):
+            if part is not None and part.source not in self.sources and " " not in part.source:
+                raise ValueError(f"{name}: source {part.source!r} is not a key of [sources]")
         return self
 
     @property

@@ -81,7 +81,7 @@ class _Grid:
     def __init__(self, kernels: KernelTensors, mapping: MappingBatch, chip: ChipTensors) -> None:
         b, m, n, k = kernels.sizes
         self.kernels, self.mapping, self.chip = kernels, mapping, chip
-        self.blocks_m, self.blocks_n = torch.ceil(m / mapping.m), torch.ceil(n / mapping.n)
+        self.blocks_m, self.blocks_n = _tiles_a_group(kernels, mapping), torch.ceil(n / mapping.n)
         self.steps_k = torch.ceil(k / (mapping.k * mapping.split))
         self.blocks = b * self.blocks_m * self.blocks_n * mapping.split
         padded_k = self.steps_k * mapping.k * mapping.split
@@ -103,6 +103,15 @@ class _Grid:
         first, second = _factor_bytes(self.kernels)
         lines = (self.mapping.m * first + self.mapping.n * second) * k / self.chip.levels[1].read_bandwidth
         return lines * self.chip.feed_cycles_ratio * rates.feeds_registers * b * self.blocks_m * self.blocks_n
+
+
+def _tiles_a_group(kernels: KernelTensors, mapping: MappingBatch) -> Tensor:
+    """Tiles along m of each group; their mean where groups differ."""
+    b, m, _, _ = kernels.sizes
+    if kernels.ragged is None:
+        return torch.ceil(m / mapping.m)
+    rows, counts = kernels.ragged
+    return (torch.ceil(rows / mapping.m.unsqueeze(-1)) * counts).sum(-1) / b
 
 
 def _factor_bytes(kernels: KernelTensors) -> tuple[Tensor, Tensor]:

@@ -195,7 +195,8 @@ class _State:
         roles = [self.roles.get(storage, "activation") for storage in (*inputs, *outputs)]
         call.roles.update(enumerate(roles))
         if "expert_rows" in node.meta:
-            call.facts = Facts(expert_rows=node.meta["expert_rows"])
+            tokens = node.meta.get("gathered_tokens", 0)
+            call.facts = Facts(expert_rows=node.meta["expert_rows"], gathered_tokens=tokens)
         elif "grouped_mm" in node.name:
             call.facts = Facts(experts_per_token(node), self.routing_skew)
         elif "domain_fraction" in node.meta:

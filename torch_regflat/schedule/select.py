@@ -154,6 +154,10 @@ def candidates(
             rows, splits = (own.rows, own.splits) if own else (attention.ROWS, software.split_k)
             return mappings.library_menu([(m, 1) for m in rows], (int(attention.KEYS),), splits)
         engine = next((e for e in chip.engines if e.kind == "matrix"), None)
+        if bool((kernels.grouped > 0).all()):
+            menu = software.experts or software.menu
+            wide = menu.wide_tiles if engine is not None and engine.feed == "memory" else ()
+            return mappings.library_menu(menu.tiles + wide, menu.k, (1,))
         return mappings.library_menu(software.tiles_for(engine), software.tile_k, software.split_k)
     return mappings.tilings(*kernels.sizes[1:], software.split_k, halvings)
 
@@ -301,10 +305,11 @@ def _attention_dtype(kernel: KernelShape, chip: Chip, own: AttentionKernels) -> 
 
 
 def _alike(shapes: list[KernelShape]) -> list[list[int]]:
-    """Positions of the shapes that share a menu: fused attention has its own."""
-    fused = [i for i, shape in enumerate(shapes) if shape.kind == "attention"]
-    others = [i for i, shape in enumerate(shapes) if shape.kind != "attention"]
-    return [group for group in (fused, others) if group]
+    """Positions of the shapes that share a menu: fused attention and grouped products have their own."""
+    menus: dict[tuple[bool, bool], list[int]] = {}
+    for i, shape in enumerate(shapes):
+        menus.setdefault((shape.kind == "attention", shape.grouped), []).append(i)
+    return list(menus.values())
 
 
 def _chunks(members: Sequence[int], count: int) -> list[Sequence[int]]:

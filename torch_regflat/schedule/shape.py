@@ -60,6 +60,8 @@ def _shape(
         width=max(dict(lead.dims).get("d", 1), dict(lead.dims).get("e", 1)) if lead.kind == "attention" else 1,
         group=dict(lead.dims).get("g", 1) if lead.kind == "attention" else 1,
         sequential=max(nest.sequential for nest in nests),
+        grouped=lead.kind == "product" and "g" in dict(lead.dims),
+        ragged=lead.ragged,
         available=available,
     )
 

@@ -11,9 +11,8 @@ from torch import fx
 from ..errors import InputError
 from ..operators.lowering import workload
 from ..workload import Workload, with_kv_bits
-from .formats import power_law
+from .experts import experts
 from .graphs import Builder
-from .routing import rows_per_expert
 from .rows import Attention, Convolution, Gemm, Moe, Row, Streaming
 
 aten = torch.ops.aten
@@ -31,8 +30,7 @@ def operations(row: Row) -> Workload:
         heads = (row.heads, row.kv_heads, row.head_dim)
         return _attention(row.dtype, row.phase, row.batch, row.q_len, row.kv_len, *heads)
     if isinstance(row, Moe):
-        layer = (row.hidden, row.inter, row.topk, row.num_experts)
-        return _moe(row.dtype, row.num_tokens, *layer, row.tp, row.ep, power_law(row.distribution))
+        return experts(row, _model_dtype(row.dtype))
     if isinstance(row, Streaming):
         return _streaming(row.dtype, row.op, row.rows, row.cols)
     if isinstance(row, Convolution):
@@ -73,33 +71,6 @@ def _attention(
     target = aten.scaled_dot_product_attention.default
     work = _finish(build, build.call(target, query, key, value, **options))
     return with_kv_bits(work, 8) if dtype.endswith("/kv-fp8") else work
-
-
-@functools.lru_cache(maxsize=65536)
-def _moe(
-    dtype: str, tokens: int, hidden: int, inter: int, topk: int, experts: int, tp: int, ep: int, alpha: float
-) -> Workload:
-    """One rank of tp x ep: all tokens arrive, those picked for its experts are gathered, and its share is summed."""
-    build, number = Builder(), _model_dtype(dtype)
-    local, width = max(1, experts // ep), -(-inter // tp)
-    per_expert = rows_per_expert(tokens, experts, topk, ep, alpha)
-    rows = sum(per_expert)
-    x = build.tensor(tokens, hidden, dtype=number)
-    picked, offsets = build.tensor(rows, dtype=torch.int64), build.tensor(local, dtype=torch.int32)
-    scale = build.tensor(rows, 1, dtype=number)
-    up = build.tensor(local, hidden, 2 * width, dtype=number, role="weight")
-    down = build.tensor(local, width, hidden, dtype=number, role="weight")
-    sorted_rows = build.call(aten.index.Tensor, x, [picked])
-    both = build.call(aten._grouped_mm.default, sorted_rows, up, offsets, out=(rows, 2 * width))
-    both.meta["expert_rows"] = per_expert
-    halves = [build.call(aten.slice.Tensor, both, 1, at * width, (at + 1) * width) for at in range(2)]
-    gate = build.call(aten.silu.default, halves[0], out=(rows, width))
-    inner = build.call(aten.mul.Tensor, gate, halves[1], out=(rows, width))
-    result = build.call(aten._grouped_mm.default, inner, down, offsets, out=(rows, hidden))
-    result.meta["expert_rows"] = per_expert
-    weighted = build.call(aten.mul.Tensor, result, scale)
-    total = build.call(aten.index_add.default, build.tensor(tokens, hidden, dtype=number), 0, picked, weighted)
-    return _finish(build, total)
 
 
 @functools.lru_cache(maxsize=65536)
