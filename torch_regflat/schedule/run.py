@@ -225,13 +225,23 @@ def _by_role(shape: KernelShape, choice: Choice) -> dict[str, float]:
 
 def _roofline(op: Operation, chip: Chip) -> float:
     moved = math.fsum(nest.compulsory_bytes() for nest in op.nests) / chip.external.read_bytes_per_s
-    work = [(nest.work, _peak(chip, nest.dtype)) for nest in op.nests if nest.work]
-    return max(moved, math.fsum(flops / peak for flops, peak in work if peak))
+    return max(moved, _arithmetic_s(op, chip))
 
 
-def roofline_s(workload: Workload, chip: Chip, phase: str | None = None) -> float:
-    """Seconds by the plain datasheet roofline, operation by operation: no launch, no losses, nothing kept on chip."""
-    return math.fsum(_roofline(op, chip) for op in workload if not op.is_view and phase in (None, op.phase))
+def roofline_s(kernels: Sequence[Kernel], chip: Chip, phase: str | None = None) -> float:
+    """Seconds by the plain datasheet roofline, kernel by kernel: no launch, no losses, nothing kept on chip between."""
+    return math.fsum(_kernel_roofline(kernel, chip) for kernel in kernels if phase in (None, kernel.operations[0].phase))
+
+
+def _kernel_roofline(kernel: Kernel, chip: Chip) -> float:
+    moved = math.fsum((*kernel.reads.values(), *kernel.writes.values())) / chip.external.read_bytes_per_s
+    return max(moved, math.fsum(_arithmetic_s(op, chip) for op in kernel.operations))
+
+
+def _arithmetic_s(op: Operation, chip: Chip) -> float:
+    """Seconds of the executed FLOPs at the dense peak of their number formats."""
+    peaks = [(nest.work, _peak(chip, nest.dtype)) for nest in op.nests if nest.work]
+    return math.fsum(flops / peak for flops, peak in peaks if peak)
 
 
 def _peak(chip: Chip, dtype: str) -> float:

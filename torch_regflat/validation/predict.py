@@ -134,7 +134,7 @@ def _read(row: Row, work: Work | str, priced: dict[int, ChipResult | str], chip:
     correlation = next(found.interval.correlation for found in results if not isinstance(found, str))
     low, high = (None if at is None else at / work.gpus + work.extra_s for at in ends(pairs, correlation))
     joules = math.fsum(k.energy_j * weight for k, weight in pairs)
-    ideal = math.fsum(roofline_s(part.workload, chip, work.phase) * part.weight for part in work.parts)
+    ideal = math.fsum(roofline_s(part.kernels, chip, work.phase) * part.weight for part in work.parts)
     return Prediction(
         row,
         chip=chip.name,
