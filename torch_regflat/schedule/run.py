@@ -230,7 +230,8 @@ def _roofline(op: Operation, chip: Chip) -> float:
 
 def roofline_s(kernels: Sequence[Kernel], chip: Chip, phase: str | None = None) -> float:
     """Seconds by the plain datasheet roofline, kernel by kernel: no launch, no losses, nothing kept on chip between."""
-    return math.fsum(_kernel_roofline(kernel, chip) for kernel in kernels if phase in (None, kernel.operations[0].phase))
+    counted = [kernel for kernel in kernels if phase in (None, kernel.operations[0].phase)]
+    return math.fsum(_kernel_roofline(kernel, chip) for kernel in counted)
 
 
 def _kernel_roofline(kernel: Kernel, chip: Chip) -> float:
