@@ -78,6 +78,19 @@ class AttentionKernels(Frozen):
     note: str = ""
 
 
+class WinogradKernels(Frozen):
+    """What a library's Winograd convolutions lose.
+
+    - `fused_rate`: share of a long product's rate of the kernel that transforms input and output on the way
+    - `filter_passes`: time to transform the filters, as a multiple of reading and writing them once
+    """
+
+    fused_rate: Efficiency
+    filter_passes: Number
+    source: str
+    note: str = ""
+
+
 class Software(Frozen):
     """Losses and habits of a library or mapper.
 
@@ -91,6 +104,7 @@ class Software(Frozen):
     - `power_reserve_share`: share of board power not for switching, used when the chip states no `dynamic_share`
     - `feed_cycles_ratio`: what feeding a matrix engine through registers costs, in clocks of the shared memory
     - `attention`: kernels of fused attention; without it they lose nothing
+    - `winograd`: Winograd convolutions; without it there are none
     - `experts`: the menu for grouped products; without it that of all products, never split along k
     """
 
@@ -101,6 +115,7 @@ class Software(Frozen):
     menu: Menu
     attention: AttentionKernels | None = None
     experts: Menu | None = None
+    winograd: WinogradKernels | None = None
     issue_efficiency: Efficiency
     memory_efficiency: Efficiency
     l2_efficiency: Positive
@@ -140,7 +155,8 @@ class Software(Frozen):
     @model_validator(mode="after")
     def _consistent(self) -> Software:
         check_sources(self, self.sources)
-        for name, part in (("menu", self.menu), ("attention", self.attention), ("experts", self.experts)):
+        parts = {"attention": self.attention, "experts": self.experts, "winograd": self.winograd}
+        for name, part in {"menu": self.menu, **parts}.items():
             if part is not None and part.source not in self.sources and " " not in part.source:
                 raise ValueError(f"{name}: source {part.source!r} is not a key of [sources]")
         return self

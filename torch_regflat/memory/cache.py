@@ -61,14 +61,16 @@ def _move(kernels: KernelTensors, mapping: MappingBatch, chip: ChipTensors, rate
         "shared memory": (shared_read + load) / chip.levels[1].read_bandwidth,
         "L2 bandwidth": (load + streams_in + store + streams_out) / (l2.read_bandwidth * chip.l2_efficiency),
     }
-    external = chip.levels[3]
+    bandwidth = chip.levels[3].read_bandwidth * chip.memory_efficiency
     return Movement(
         read_bytes=reads,
         write_bytes=writes,
         core_s=core,
-        external_s=(far_read + far_write) / (external.read_bandwidth * chip.memory_efficiency),
+        external_s=(far_read + far_write - kernels.apart_bytes) / bandwidth,
         overhead_s=chip.launch_gap
         + chip.prologue * kernels.sequential
+        + (chip.launch_gap + chip.prologue) * kernels.apart_kernels
+        + kernels.apart_bytes / bandwidth
         + chip.split_cost * (mapping.split > 1.0) * kernels.tiled,
         operand_far_bytes=by_operand,
         fits=_fits(kernels, mapping, chip),
@@ -93,7 +95,7 @@ class _Grid:
     def compute_s(self, rates: RateTensors) -> Tensor:
         """Matrix time of the busiest core."""
         kernels, chip = self.kernels, self.chip
-        matrix = kernels.work / (rates.rate * chip.issue_efficiency)
+        matrix = kernels.work / (rates.rate * chip.issue_efficiency * kernels.rate_share)
         per_block = (matrix * self.padding + self._feed_s(rates)) * chip.cores / self.blocks
         return torch.where(kernels.tiled > 0, per_block * self.waves, matrix)
 
@@ -175,8 +177,8 @@ def _external(
     across = (torch.where(rows_fit, one, bands_n), torch.where(column_band_fits, one, bands_m))
     better = rows * down[0] + columns * down[1] <= rows * across[0] + columns * across[1]
     row_factor, column_factor = torch.where(better, down[0], across[0]), torch.where(better, down[1], across[1])
-    read = kernels.read_far + torch.zeros_like(grid.blocks)
-    write = kernels.write_far + torch.zeros_like(grid.blocks)
+    read = kernels.read_far + kernels.apart_bytes / 2.0 + torch.zeros_like(grid.blocks)
+    write = kernels.write_far + kernels.apart_bytes / 2.0 + torch.zeros_like(grid.blocks)
     by_operand = []
     for o in kernels.operands:
         factor = torch.where(o.m > o.n, row_factor, torch.where(o.write > 0, one, column_factor))

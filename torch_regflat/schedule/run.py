@@ -187,13 +187,18 @@ class _Pricer:
         alone = [_roofline(op, self.chip) for op in kernel.operations]
         total = math.fsum(alone)
         far = choice.read_bytes[-1] + choice.write_bytes[-1]
-        work = math.fsum(nest.work for nest in nests)
+        nominal = math.fsum(nest.work for nest in nests)
+        # Another algorithm than the loop nest itself executes another number of FLOPs.
+        work = choice.shape.work if choice.shape.algorithm else nominal
+        share = work / nominal if nominal else 1.0
         peak = _peak(self.chip, shape.dtype)
         traffic = zip(self.levels, choice.read_bytes, choice.write_bytes, strict=True)
         return _Known(
             name="+".join(dict.fromkeys(_short(op.target) for op in kernel.operations)),
             shares=tuple(s / total if total else 1.0 / len(alone) for s in alone),
-            part_flops=tuple((op.flops, math.fsum(nest.work for nest in op.nests)) for op in kernel.operations),
+            part_flops=tuple(
+                (op.flops, math.fsum(nest.work * share for nest in op.nests)) for op in kernel.operations
+            ),
             flops=sum(op.flops for op in kernel.operations),
             work=work,
             ideal_s=work / peak if peak else 0.0,
@@ -220,6 +225,8 @@ def _by_role(shape: KernelShape, choice: Choice) -> dict[str, float]:
         found.setdefault(operand.role, []).append(moved)
     for stream in shape.streams:
         found.setdefault(stream.role, []).append(stream.read_far + stream.write_far)
+    if choice.shape.apart_bytes:
+        found.setdefault("activation", []).append(choice.shape.apart_bytes)
     return {role: math.fsum(parts) for role, parts in found.items()}
 
 

@@ -80,7 +80,8 @@ class Sensitivity:
         position = {shape: i for i, shape in enumerate(self.distinct)}
         self.rows = [position[shape] for shape in shapes]
         self.choices = choose(self.distinct, chip, software)
-        self.dtypes = [engine_dtype(shape, chip, software) for shape in self.distinct]
+        self.priced = [choice.shape for choice in self.choices]
+        self.dtypes = [engine_dtype(shape, chip, software) for shape in self.priced]
         self.tensors = chip_tensors([chip], [software])
         self.parameters = self._parameters()
 
@@ -118,7 +119,7 @@ class Sensitivity:
     def totals(self, scales: Tensor) -> tuple[Tensor, Tensor, list[Tensor]]:
         """Seconds, joules, and each kernel's exclusive seconds, with the chosen mappings and scaled parameters."""
         tensors, rates = self.scaled(self.tensors, rate_tensors([self.chip], self.dtypes), self.dtypes, scales)
-        packed = pack(self.distinct)
+        packed = pack(self.priced)
         columns = [torch.tensor(c, dtype=torch.float64) for c in zip(*(c.tile for c in self.choices), strict=True)]
         m, n, k, split, order = (c.reshape(-1, 1, 1, 1) for c in columns)
         mapping = MappingBatch(m, n, k, split, order)
