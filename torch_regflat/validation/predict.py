@@ -14,8 +14,9 @@ from ..errors import RegflatError
 from ..hardware import library, software
 from ..hardware.chip import Chip
 from ..hardware.software import Software
-from ..result import ChipResult, Fit, ends, heaviest
+from ..result import ChipResult, Fit, KernelCost, ends, heaviest
 from ..schedule.run import Job, check_dtypes, roofline_s, run_all
+from ..schedule.uncertainty import Key, key_of
 from .protocols import protocol_of
 from .rows import Row, WholeModel
 from .works import Part, Work, work_of
@@ -45,6 +46,8 @@ class Prediction:
     bound_by: str = ""
     mapping: str = ""
     reason: str = ""
+    cell: Key | None = None
+    """Class and regime of the kernel that takes longest, for the spread of residuals."""
 
     @property
     def error(self) -> float:
@@ -144,7 +147,16 @@ def _read(row: Row, work: Work | str, priced: dict[int, ChipResult | str], chip:
         roofline=_roofline(row, ideal / work.gpus + work.extra_s, chip),
         bound_by=heaviest((k.bound_by, k.latency_s) for k, _ in pairs),
         mapping=pairs[0][0].mapping if len(pairs) == 1 else "",
+        cell=_cell([k for k, _ in pairs]),
     )
+
+
+def _cell(kernels: list[KernelCost]) -> Key | None:
+    """The cell of the longest kernel, by the duration of all."""
+    if not kernels:
+        return None
+    longest = max(kernels, key=lambda k: k.latency_s)
+    return key_of(longest.kind, longest.dtype, math.fsum(k.latency_s for k in kernels), longest.bound_by)
 
 
 def _quantity(row: Row, seconds: float, joules: float) -> float:
