@@ -49,6 +49,17 @@ class Stream:
 
 
 @dataclass(frozen=True, slots=True)
+class Sliding:
+    """A plain 2-D convolution with a filter of 3 x 3, stride 1 and one group; height and width are the result's."""
+
+    images: int
+    channels: int
+    filters: int
+    height: int
+    width: int
+
+
+@dataclass(frozen=True, slots=True)
 class KernelShape:
     """A kernel free of its instance: equal shapes cost the same, so each is priced once.
 
@@ -69,9 +80,19 @@ class KernelShape:
     group: int = 1
     """Query heads of attention that share keys and values."""
     sequential: int = 1
+    grouped: bool = False
+    """A product a group (experts): the axis b, which libraries run with kernels of their own."""
     ragged: tuple[tuple[float, float], ...] = ()
     """Groups (the axis b) that differ: (rows, how many have about so many); m is then their mean."""
     available: float = 1.0
+    sliding: Sliding | None = None
+    algorithm: str = ""
+    """Another algorithm than the loop nest itself (`schedule/algorithms.py`); `work` and operands are then its own."""
+    apart_bytes: float = 0.0
+    """External bytes that kernels before and after this one move for it, `apart_kernels` of them."""
+    apart_kernels: int = 0
+    rate_share: float = 1.0
+    """Share of the rate of long products that the algorithm's own kernel sustains."""
 
     @property
     def is_tiled(self) -> bool:
@@ -197,6 +218,10 @@ class KernelTensors:
     group: Tensor
     sequential: Tensor
     available: Tensor
+    apart_bytes: Tensor
+    apart_kernels: Tensor
+    rate_share: Tensor
+    grouped: Tensor
     ragged: tuple[Tensor, Tensor] | None
     """Of groups that differ, rows and counts `[kernel, 1, 1, 1, bin]`; None where no kernel has any."""
     attention: Tensor
@@ -253,6 +278,10 @@ def pack(shapes: list[KernelShape], device: torch.device | None = None) -> Kerne
         group=column([s.group for s in shapes]),
         sequential=column([s.sequential for s in shapes]),
         available=column([s.available for s in shapes]),
+        apart_bytes=column([s.apart_bytes for s in shapes]),
+        apart_kernels=column([float(s.apart_kernels) for s in shapes]),
+        rate_share=column([s.rate_share for s in shapes]),
+        grouped=column([float(s.grouped) for s in shapes]),
         ragged=_ragged(shapes, device),
         attention=column([float(s.kind == "attention") for s in shapes]),
         tiled=column([float(s.is_tiled) for s in shapes]),

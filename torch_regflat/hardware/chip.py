@@ -302,8 +302,9 @@ class MemoryLevel(Frozen):
 class PowerBudget(Frozen):
     """Board power. `static` is the floor while running, whatever runs; `idle` without work.
 
-    What `static` leaves of `limit` may go into switching. The `unattributed` energies are what boards are measured to spend beyond the sum
-    of the parts in this file; they are charged alike on every chip, and every report can leave them out.
+    What `static` leaves of `limit` may go into switching. The `unattributed` energies are what boards are measured to
+    spend beyond the sum of the parts in this file; they are charged alike on every chip, and every report can leave
+    them out.
     """
 
     limit: Limit

@@ -115,6 +115,19 @@ class Switching(Frozen):
     instant_share: Share
 
 
+class WinogradKernels(Frozen):
+    """What a library's Winograd convolutions lose.
+
+    - `fused_rate`: share of a long product's rate of the kernel that transforms input and output on the way
+    - `filter_passes`: time to transform the filters, as a multiple of reading and writing them once
+    """
+
+    fused_rate: Efficiency
+    filter_passes: Number
+    source: str
+    note: str = ""
+
+
 class Software(Frozen):
     """Losses and habits of a library or mapper.
 
@@ -134,6 +147,8 @@ class Software(Frozen):
     - `launches`: what other ways to launch than a graph cost; without it they cost the same
     - `switching`: energy of a board; without it that is the sum of the parts in the chip's file
     - `attention`: kernels of fused attention; without it they lose nothing
+    - `winograd`: Winograd convolutions; without it there are none
+    - `experts`: the menu for grouped products; without it that of all products, never split along k
     """
 
     schema_: Literal[1] = Field(alias="schema")
@@ -144,6 +159,8 @@ class Software(Frozen):
     attention: AttentionKernels | None = None
     launches: Launches | None = None
     switching: Switching | None = None
+    experts: Menu | None = None
+    winograd: WinogradKernels | None = None
     issue_efficiency: Efficiency
     vector_issue_efficiency: Efficiency
     memory_efficiency: Efficiency
@@ -186,8 +203,10 @@ class Software(Frozen):
     @model_validator(mode="after")
     def _consistent(self) -> Software:
         check_sources(self, self.sources)
-        if self.menu.source not in self.sources and " " not in self.menu.source:
-            raise ValueError(f"menu: source {self.menu.source!r} is not a key of [sources]")
+        parts = {"attention": self.attention, "experts": self.experts, "winograd": self.winograd}
+        for name, part in {"menu": self.menu, **parts}.items():
+            if part is not None and part.source not in self.sources and " " not in part.source:
+                raise ValueError(f"{name}: source {part.source!r} is not a key of [sources]")
         return self
 
     @property

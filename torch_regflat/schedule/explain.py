@@ -17,7 +17,7 @@ from ..result import Alternative, Explanation, OperandUse
 from ..workload import Workload
 from .kernels import Kernel
 from .run import places_of
-from .select import COARSE, FINE, Halvings, Search, bound_by, describe, pick
+from .select import COARSE, FINE, Halvings, Search, bound_by, choose, describe, pick
 from .shape import shape_of
 
 AXES = ("b", "m", "n", "k")
@@ -38,7 +38,9 @@ def explain(
         )
     places = places_of(kernels, workload, chip, software)
     search = Search(chip, software, chip_tensors([chip], [software]), "latency")
-    return [_explain(k, shape_of(k, places[k.index], workload), search, losers) for k in found]
+    shapes = [shape_of(k, places[k.index], workload) for k in found]
+    chosen = [choice.shape for choice in choose(shapes, chip, software)]
+    return [_explain(k, shape, search, losers) for k, shape in zip(found, chosen, strict=True)]
 
 
 def _explain(kernel: Kernel, shape: KernelShape, search: Search, losers: int) -> Explanation:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
@@ -18,6 +19,7 @@ from ..errors import CapacityError, ChipError
 from ..hardware.chip import Chip, dtype_bits
 from ..hardware.software import AttentionKernels, Software
 from ..memory import attention, cache, register_flat
+from .algorithms import algorithms
 
 Objective = Literal["latency", "energy", "edp"]
 Shuffle: TypeAlias = "Callable[[mappings.MappingBatch], mappings.MappingBatch]"
@@ -47,13 +49,22 @@ class Choice:
     level_energy_j: tuple[float, ...]
     compute_energy_j: float
     unattributed_energy_j: float
+    static_energy_j: float
     operand_far_bytes: tuple[float, ...]
     tile: tuple[float, float, float, float, float]
     """m, n, k of the tile, split, and the position of the loop order in `mapping.ORDERS`."""
+    shape: KernelShape
+    """The shape that was priced: that of the algorithm chosen."""
     mapping: str
     candidates: int
     legal: int
     reason: str
+
+    def measure(self, objective: Objective) -> float:
+        """Seconds, joules or their product."""
+        parts = (self.compute_energy_j, self.unattributed_energy_j, self.static_energy_j)
+        joules = math.fsum((*self.level_energy_j, *parts))
+        return {"latency": self.latency_s, "energy": joules, "edp": joules * self.latency_s}[objective]
 
 
 def choose(
@@ -73,11 +84,13 @@ def choose(
         return []
     tensors = chip_tensors([chip], [software], conditions)
     search = Search(chip, software, tensors, objective, shuffle, adjust, conditions)
+    ways = [(index, way) for index, shape in enumerate(shapes) for way in algorithms(shape, chip, software)]
     result: list[Choice | None] = [None] * len(shapes)
-    for members in _alike(shapes):
+    for members in _alike([way for _, way in ways]):
         for some in _chunks(members, search.count(COARSE)):
-            for index, choice in zip(some, search.best([shapes[i] for i in some], COARSE), strict=True):
-                result[index] = choice
+            for at, choice in zip(some, search.best([ways[i][1] for i in some], COARSE), strict=True):
+                index = ways[at][0]
+                result[index] = _better(choice, result[index], objective)
     # What no coarse tiling fits is looked at again with smaller tiles.
     tight = [shape for shape, choice in zip(shapes, result, strict=True) if choice is None]
     if tight and chip.memory_system == "register-flat":
@@ -89,6 +102,13 @@ def choose(
         if choice is None:
             raise CapacityError(_nothing_fits(shape, chip))
     return [choice for choice in result if choice is not None]
+
+
+def _better(one: Choice | None, other: Choice | None, objective: Objective) -> Choice | None:
+    """The choice with the smaller measure; the earlier one (the loop nest as it stands) where they are equal."""
+    if one is None or other is None:
+        return other if one is None else one
+    return one if one.measure(objective) < other.measure(objective) else other
 
 
 @dataclass(frozen=True)
@@ -158,6 +178,10 @@ def candidates(
             rows, splits = (own.rows, own.splits) if own else (attention.ROWS, software.split_k)
             return mappings.library_menu([(m, 1) for m in rows], (int(attention.KEYS),), splits)
         engine = next((e for e in chip.engines if e.kind == "matrix"), None)
+        if bool((kernels.grouped > 0).all()):
+            menu = software.experts or software.menu
+            wide = menu.wide_tiles if engine is not None and engine.feed == "memory" else ()
+            return mappings.library_menu(menu.tiles + wide, menu.k, (1,))
         return mappings.library_menu(software.tiles_for(engine), software.tile_k, software.split_k)
     return mappings.tilings(*kernels.sizes[1:], software.split_k, halvings)
 
@@ -214,7 +238,7 @@ def _read(
     scalars = [
         at(t)
         for t in (cost.latency_s, cost.core_s, cost.external_s, cost.overhead_s, cost.stretch, cost.compute_energy_j,
-                  cost.unattributed_energy_j, measure)
+                  cost.unattributed_energy_j, cost.static_energy_j, measure)
     ]  # fmt: skip
     counts, seconds = legal.reshape(-1).tolist(), runner_up.reshape(-1).tolist()
     result: list[Choice | None] = []
@@ -222,7 +246,7 @@ def _read(
         if not counts[i]:
             result.append(None)
             continue
-        latency, core_s, external_s, overhead_s, stretch, compute_j, extra_j, value = (s[i] for s in scalars)
+        latency, core_s, external_s, overhead_s, stretch, compute_j, extra_j, static_j, value = (s[i] for s in scalars)
         result.append(
             Choice(
                 latency_s=latency,
@@ -236,8 +260,10 @@ def _read(
                 level_energy_j=tuple(level[i] for level in energies),
                 compute_energy_j=compute_j,
                 unattributed_energy_j=extra_j,
+                static_energy_j=static_j,
                 operand_far_bytes=tuple(o[i] for o in operands[: len(kernel.operands)]),
                 tile=(tiles[0][i], tiles[1][i], tiles[2][i], tiles[3][i], tiles[4][i]),
+                shape=kernel,
                 mapping=describe(kernel, [t[i] for t in tiles], chip.memory_system) if kernel.is_tiled else "streamed",
                 candidates=count if kernel.is_tiled else 1,
                 legal=int(counts[i]) if kernel.is_tiled else 1,
@@ -261,6 +287,7 @@ def describe(kernel: KernelShape, tile: list[float], memory_system: str) -> str:
     m, n, k, split, order = (int(t) for t in tile)
     """A mapping in words: `tile` is (m, n, k, split, order)."""
     text = f"tile m{m} k{k}" if kernel.kind == "attention" else f"tile m{m} n{n} k{k}"
+    text = f"{kernel.algorithm}, {text}" if kernel.algorithm else text
     if split > 1:
         text += f", k split over {split}"
     if memory_system == "register-flat" and kernel.kind != "attention":
@@ -305,10 +332,11 @@ def _attention_dtype(kernel: KernelShape, chip: Chip, own: AttentionKernels) -> 
 
 
 def _alike(shapes: list[KernelShape]) -> list[list[int]]:
-    """Positions of the shapes that share a menu: fused attention has its own."""
-    fused = [i for i, shape in enumerate(shapes) if shape.kind == "attention"]
-    others = [i for i, shape in enumerate(shapes) if shape.kind != "attention"]
-    return [group for group in (fused, others) if group]
+    """Positions of the shapes that share a menu: fused attention and grouped products have their own."""
+    menus: dict[tuple[bool, bool], list[int]] = {}
+    for i, shape in enumerate(shapes):
+        menus.setdefault((shape.kind == "attention", shape.grouped), []).append(i)
+    return list(menus.values())
 
 
 def _chunks(members: Sequence[int], count: int) -> list[Sequence[int]]:

@@ -83,7 +83,8 @@ class Sensitivity:
         position = {shape: i for i, shape in enumerate(self.distinct)}
         self.rows = [position[shape] for shape in shapes]
         self.choices = choose(self.distinct, chip, software)
-        self.dtypes = [engine_dtype(shape, chip, software) for shape in self.distinct]
+        self.priced = [choice.shape for choice in self.choices]
+        self.dtypes = [engine_dtype(shape, chip, software) for shape in self.priced]
         self.tensors = chip_tensors([chip], [software])
         self.parameters = self._parameters()
 
@@ -122,7 +123,7 @@ class Sensitivity:
         """Seconds, joules, and each kernel's exclusive seconds, with the chosen mappings and scaled parameters."""
         rates = rate_tensors([self.chip], [self.software], self.dtypes)
         tensors, rates = self.scaled(self.tensors, rates, self.dtypes, scales)
-        packed = pack(self.distinct)
+        packed = pack(self.priced)
         columns = [torch.tensor(c, dtype=torch.float64) for c in zip(*(c.tile for c in self.choices), strict=True)]
         m, n, k, split, order = (c.reshape(-1, 1, 1, 1) for c in columns)
         mapping = MappingBatch(m, n, k, split, order)

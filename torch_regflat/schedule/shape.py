@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import replace
 
-from ..cost.shapes import KernelShape, Stream, TiledOperand, tile_axes, tiled_operand
+from ..cost.shapes import KernelShape, Sliding, Stream, TiledOperand, tile_axes, tiled_operand
 from ..workload import LoopNest, Role, Workload
 from .kernels import Kernel
 from .residency import Residency
@@ -60,9 +60,29 @@ def _shape(
         width=max(dict(lead.dims).get("d", 1), dict(lead.dims).get("e", 1)) if lead.kind == "attention" else 1,
         group=dict(lead.dims).get("g", 1) if lead.kind == "attention" else 1,
         sequential=max(nest.sequential for nest in nests),
+        grouped=lead.kind == "product" and "g" in dict(lead.dims),
         ragged=lead.ragged,
+        sliding=_sliding(lead),
         available=available,
     )
+
+
+_TAPS = 3
+
+
+def _sliding(nest: LoopNest) -> Sliding | None:
+    """The sizes of a plain convolution with a filter of 3 x 3 and stride 1; None for anything else."""
+    if nest.kind != "convolution":
+        return None
+    at = {name: i for i, (name, _) in enumerate(nest.dims)}
+    if set(at) != {"n", "k", "p", "q", "c", "r", "s"}:
+        return None
+    size = dict(nest.dims)
+    window = [((at["p"], 1), (at["r"], 1)), ((at["q"], 1), (at["s"], 1))]
+    slides = any(list(o.axes[-2:]) == window for o in nest.operands if o.access == "read")
+    if not slides or (size["r"], size["s"]) != (_TAPS, _TAPS):
+        return None
+    return Sliding(size["n"], size["c"], size["k"], size["p"], size["q"])
 
 
 def _dtype(nests: list[LoopNest], lead: LoopNest) -> str:

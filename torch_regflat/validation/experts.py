@@ -79,7 +79,8 @@ def _experts(
     else:
         first = grouped(build.tensor(rows, hidden, dtype=number), up, wide, gathered_tokens=tokens)
     inner = _activated(build, padded(first, wide), kept, width, wide)
-    second = padded(grouped(inner, down, hidden), hidden)
+    own = inner if kept == rows else build.tensor(rows, width, dtype=number)
+    second = padded(grouped(own, down, hidden), hidden)
     index = build.tensor(kept, dtype=torch.int64)
     total = build.call(aten.index_add.default, build.tensor(tokens, hidden, dtype=number), 0, index, second)
     return workload(build.graph(total, order))

@@ -59,8 +59,10 @@ def _move(kernels: KernelTensors, mapping: MappingBatch, chip: ChipTensors, rate
         read_bytes=reads,
         write_bytes=writes,
         core_s=_busy_s(kernels, grid, load, store, shared_read),
-        external_s=_external_s(kernels, chip, far_read + far_write),
+        external_s=_external_s(kernels, chip, far_read + far_write - kernels.apart_bytes),
         overhead_s=chip.launch_gap
+        + (chip.launch_gap + chip.prologue) * kernels.apart_kernels
+        + _external_s(kernels, chip, kernels.apart_bytes)
         + chip.prologue * kernels.sequential * grid.starts()
         # Parts of a single row or column are summed in one block.
         + chip.split_cost * (mapping.split > 1.0) * kernels.tiled * ~alone,

@@ -34,7 +34,7 @@ class Grid:
 
     def compute_s(self) -> Tensor:
         """Matrix time of the busiest core."""
-        matrix = self.kernels.work / (self.rates.rate * self.rates.issue)
+        matrix = self.kernels.work / (self.rates.rate * self.rates.issue * self.kernels.rate_share)
         return self.per_core(matrix * torch.where(self.kernels.tiled > 0, self.padding, torch.ones_like(self.padding)))
 
     def store_s(self, element: Tensor) -> Tensor:

@@ -79,8 +79,8 @@ def external(
     across = (torch.where(rows_fit, one, bands_n), torch.where(column_band_fits, one, bands_m))
     better = rows * down[0] + columns * down[1] <= rows * across[0] + columns * across[1]
     row_factor, column_factor = torch.where(better, down[0], across[0]), torch.where(better, down[1], across[1])
-    read = kernels.read_far + torch.zeros_like(grid.blocks)
-    write = kernels.write_far + torch.zeros_like(grid.blocks)
+    read = kernels.read_far + kernels.apart_bytes / 2.0 + torch.zeros_like(grid.blocks)
+    write = kernels.write_far + kernels.apart_bytes / 2.0 + torch.zeros_like(grid.blocks)
     by_operand = []
     for o in kernels.operands:
         factor = torch.where(o.m > o.n, row_factor, torch.where(o.write > 0, one, column_factor))
