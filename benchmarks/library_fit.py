@@ -24,9 +24,9 @@ from torch_regflat.mapping import MappingBatch
 from torch_regflat.schedule.run import places_of
 from torch_regflat.schedule.select import candidates, engine_dtype, memory_system
 from torch_regflat.schedule.shape import shape_of
-from torch_regflat.validation.kernels import work_of
 from torch_regflat.validation.protocols import protocol_of
 from torch_regflat.validation.rows import Row
+from torch_regflat.validation.works import work_of
 
 FIRST_STEP, LEAST_STEP, MOST_STEP = 0.3, 0.01, 0.6
 """Steps of the search, in the logarithm of a constant."""
@@ -90,7 +90,7 @@ def groups_of(rows: Iterable[Row]) -> list[Group]:
 def _lower(group: Group) -> None:
     owned: dict[bool, list[tuple[KernelShape, int]]] = {}
     for index, row in enumerate(group.rows):
-        work = work_of(row)
+        (work,) = work_of(row, group.chip).parts
         places = places_of(work.kernels, work.workload, group.chip, group.software)
         for kernel, place in zip(work.kernels, places, strict=True):
             shape = shape_of(kernel, place, work.workload)
@@ -100,7 +100,7 @@ def _lower(group: Group) -> None:
         dtypes = [engine_dtype(shape, group.chip, group.software) for shape, _ in members]
         owners = torch.tensor([index for _, index in members])
         batch = candidates(kernels, group.chip, group.software)
-        group.parts.append(_Part(kernels, batch, dtypes, rate_tensors([group.chip], dtypes), owners))
+        group.parts.append(_Part(kernels, batch, dtypes, rate_tensors([group.chip], [group.software], dtypes), owners))
 
 
 def changed(base: Software, constants: Sequence[Constant], values: Sequence[float]) -> Software:

@@ -7,18 +7,21 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from ..conditions import SCHEDULED, Conditions
 from ..cost.shapes import KernelShape
 from ..errors import InputError
 from ..hardware.chip import Chip
 from ..hardware.evidence import evidence_of
 from ..hardware.software import Software
-from ..result import ChipResult, Coverage, Fit, KernelCost, LevelCost, Part, Total
+from ..result import ChipResult, Coverage, Fit, KernelCost, LevelCost, Part, Total, ends
 from ..workload import Operation, Workload
+from .intervals import Ends, Intervals, slots_of
 from .kernels import Kernel
 from .residency import Residency, cached, managed
 from .select import Choice, Objective, Shuffle, bound_by, choose
 from .shape import shape_of
-from .timeline import Slot, prefetched, serial
+from .timeline import Slot
+from .uncertainty import kind_of
 
 STREAM_RESERVE = 0.25
 """Share of a register memory kept free of resident tensors, so that loads can run ahead (a choice of ours)."""
@@ -42,9 +45,11 @@ def run(
     *,
     objective: Objective = "latency",
     shuffle: Shuffle | None = None,
+    conditions: Conditions = SCHEDULED,
 ) -> ChipResult:
     """Price `kernels` (from `form_kernels`) on `chip`. `shuffle` reorders candidates and must not matter."""
-    return run_all([Job(workload, kernels, fit)], chip, software, objective=objective, shuffle=shuffle)[0]
+    job = Job(workload, kernels, fit)
+    return run_all([job], chip, software, objective=objective, shuffle=shuffle, conditions=conditions)[0]
 
 
 def run_all(
@@ -54,53 +59,65 @@ def run_all(
     *,
     objective: Objective = "latency",
     shuffle: Shuffle | None = None,
+    conditions: Conditions = SCHEDULED,
 ) -> list[ChipResult]:
     """Price many workloads that have nothing to do with each other; equal kernels of all are priced once, together."""
-    places = [places_of(job.kernels, job.workload, chip, software) for job in jobs]
+    places = [places_of(job.kernels, job.workload, chip, software, conditions) for job in jobs]
     shapes = [
         [shape_of(kernel, place, job.workload) for kernel, place in zip(job.kernels, here, strict=True)]
         for job, here in zip(jobs, places, strict=True)
     ]
     distinct = list(dict.fromkeys(shape for some in shapes for shape in some))
-    price = dict(zip(distinct, choose(distinct, chip, software, objective, shuffle), strict=True))
-    return [
-        _result(job, here, some, [price[shape] for shape in some], chip)
-        for job, here, some in zip(jobs, places, shapes, strict=True)
-    ]
+
+    def price(variant: Chip) -> dict[KernelShape, Choice]:
+        chosen = choose(distinct, variant, software, objective, shuffle, conditions=conditions)
+        return dict(zip(distinct, chosen, strict=True))
+
+    evidence = evidence_of(chip)
+    priced, intervals = price(chip), Intervals(chip, evidence.kind, price)
+    maker = _Maker(chip, str(evidence), priced, intervals)
+    return [maker.result(*one) for one in zip(jobs, places, shapes, strict=True)]
 
 
-def _result(
-    job: Job, places: list[Residency], shapes: list[KernelShape], choices: list[Choice], chip: Chip
-) -> ChipResult:
-    if chip.memory_system == "cache":
-        slots = serial(choices)
-    else:
-        slots = prefetched(choices, places, chip.on_chip[-1].usable_bytes)
-    pricer = _Pricer(chip)
-    costs = tuple(
-        pricer.cost(kernel, shape, choice, slot)
-        for kernel, shape, choice, slot in zip(job.kernels, shapes, choices, slots, strict=True)
-    )
-    return ChipResult(
-        chip=chip.name,
-        title=chip.title,
-        memory_system=chip.memory_system,
-        chip_hash=chip.hash,
-        evidence=str(evidence_of(chip)),
-        fit=job.fit,
-        total=_total(costs, chip),
-        coverage=coverage(job.workload),
-        levels=_levels(costs, chip),
-        kernels=costs,
-        peak_flops_per_s=_peak(chip, main_dtype(job.workload)),
-    )
+class _Maker:
+    """Makes the results of workloads on one chip from the prices of their kernels."""
+
+    def __init__(self, chip: Chip, evidence: str, priced: dict[KernelShape, Choice], intervals: Intervals) -> None:
+        self.chip, self.evidence, self.priced, self.intervals = chip, evidence, priced, intervals
+
+    def result(self, job: Job, places: list[Residency], shapes: list[KernelShape]) -> ChipResult:
+        chip = self.chip
+        choices = [self.priced[shape] for shape in shapes]
+        slots = slots_of(chip, choices, places)
+        bounds = [_bound_by(choice, slot, chip.external.name) for choice, slot in zip(choices, slots, strict=True)]
+        stated = self.intervals.of(shapes, places, slots, bounds)
+        pricer = _Pricer(chip)
+        costs = tuple(
+            pricer.cost(*one) for one in zip(job.kernels, shapes, choices, slots, bounds, stated, strict=True)
+        )
+        return ChipResult(
+            chip=chip.name,
+            title=chip.title,
+            memory_system=chip.memory_system,
+            chip_hash=chip.hash,
+            evidence=self.evidence,
+            fit=job.fit,
+            total=_total(costs, chip, self.intervals.interval.correlation),
+            coverage=coverage(job.workload),
+            levels=_levels(costs, chip),
+            kernels=costs,
+            peak_flops_per_s=_peak(chip, main_dtype(job.workload)),
+            interval=self.intervals.interval,
+        )
 
 
-def places_of(kernels: list[Kernel], workload: Workload, chip: Chip, software: Software) -> list[Residency]:
-    """What each kernel finds on this chip, by its memory system's policy."""
+def places_of(
+    kernels: list[Kernel], workload: Workload, chip: Chip, software: Software, conditions: Conditions = SCHEDULED
+) -> list[Residency]:
+    """What each kernel finds on this chip, by its memory system's policy and the conditions at the start."""
     last = chip.on_chip[-1].usable_bytes
     if chip.memory_system == "cache":
-        return cached(kernels, workload, last * software.residency_share.value)
+        return cached(kernels, workload, last * software.residency_share.value, conditions)
     return managed(kernels, workload, last, STREAM_RESERVE)
 
 
@@ -131,7 +148,9 @@ class _Pricer:
         self.levels = [level.name for level in chip.memory]
         self.known: dict[Any, _Known] = {}
 
-    def cost(self, kernel: Kernel, shape: KernelShape, choice: Choice, slot: Slot) -> KernelCost:
+    def cost(
+        self, kernel: Kernel, shape: KernelShape, choice: Choice, slot: Slot, bound_by: str, stated: Ends
+    ) -> KernelCost:
         key = (shape, *[id(op.nests) for op in kernel.operations])
         known = self.known.get(key)
         if known is None:
@@ -157,7 +176,7 @@ class _Pricer:
             unattributed_energy_j=choice.unattributed_energy_j,
             utilization=min(known.ideal_s / seconds, 1.0) if seconds else 0.0,
             bandwidth_utilization=min(known.far_s / seconds, 1.0) if seconds else 0.0,
-            bound_by=_bound_by(choice, slot, self.external.name),
+            bound_by=bound_by,
             busy_s=known.busy,
             dtype=shape.dtype,
             mapping=choice.mapping,
@@ -165,6 +184,9 @@ class _Pricer:
             reason=choice.reason,
             modelled=all(op.modelled for op in kernel.operations),
             phase=kernel.operations[0].phase,
+            kind=kind_of(shape),
+            latency_low_s=stated[0],
+            latency_high_s=stated[1],
         )
 
     def _learn(self, kernel: Kernel, shape: KernelShape, choice: Choice) -> _Known:
@@ -217,20 +239,31 @@ def _by_role(shape: KernelShape, choice: Choice) -> dict[str, float]:
 
 def _roofline(op: Operation, chip: Chip) -> float:
     moved = math.fsum(nest.compulsory_bytes() for nest in op.nests) / chip.external.read_bytes_per_s
-    work = [(nest.work, _peak(chip, nest.dtype)) for nest in op.nests if nest.work]
-    return max(moved, math.fsum(flops / peak for flops, peak in work if peak))
+    return max(moved, _arithmetic_s(op, chip))
 
 
-def roofline_s(workload: Workload, chip: Chip, phase: str | None = None) -> float:
-    """Seconds by the plain datasheet roofline, operation by operation: no launch, no losses, nothing kept on chip."""
-    return math.fsum(_roofline(op, chip) for op in workload if not op.is_view and phase in (None, op.phase))
+def roofline_s(kernels: Sequence[Kernel], chip: Chip, phase: str | None = None) -> float:
+    """Seconds by the plain datasheet roofline, kernel by kernel: no launch, no losses, nothing kept on chip between."""
+    counted = [kernel for kernel in kernels if phase in (None, kernel.operations[0].phase)]
+    return math.fsum(_kernel_roofline(kernel, chip) for kernel in counted)
+
+
+def _kernel_roofline(kernel: Kernel, chip: Chip) -> float:
+    moved = math.fsum((*kernel.reads.values(), *kernel.writes.values())) / chip.external.read_bytes_per_s
+    return max(moved, math.fsum(_arithmetic_s(op, chip) for op in kernel.operations))
+
+
+def _arithmetic_s(op: Operation, chip: Chip) -> float:
+    """Seconds of the executed FLOPs at the dense peak of their number formats."""
+    peaks = [(nest.work, _peak(chip, nest.dtype)) for nest in op.nests if nest.work]
+    return math.fsum(flops / peak for flops, peak in peaks if peak)
 
 
 def _peak(chip: Chip, dtype: str) -> float:
     return chip.peak_flops(dtype) if chip.supports(dtype) else 0.0
 
 
-def _total(costs: Sequence[KernelCost], chip: Chip) -> Total:
+def _total(costs: Sequence[KernelCost], chip: Chip, correlation: float) -> Total:
     latency = math.fsum(c.latency_s for c in costs)
     memory = math.fsum(e for c in costs for e in c.memory_energy_j.values())
     compute = math.fsum(c.compute_energy_j for c in costs)
@@ -242,6 +275,7 @@ def _total(costs: Sequence[KernelCost], chip: Chip) -> Total:
     peaks = {dtype: _peak(chip, dtype) for dtype in {c.dtype for c in costs}}
     ideal = math.fsum(c.executed_flops / peaks[c.dtype] for c in costs if c.executed_flops)
     far = math.fsum(c.traffic_bytes[chip.external.name] for c in costs)
+    low, high = ends(((c, 1.0) for c in costs), correlation)
     return Total(
         latency_s=latency,
         energy_j=math.fsum((memory, compute, static, extra)),
@@ -256,6 +290,8 @@ def _total(costs: Sequence[KernelCost], chip: Chip) -> Total:
         bandwidth_utilization=far / chip.external.read_bytes_per_s / latency if latency else 0.0,
         bound_by=max(bound, key=lambda b: (math.fsum(bound[b]), b)) if bound else "nothing",
         kernels=len(costs),
+        latency_low_s=low,
+        latency_high_s=high,
     )
 
 

@@ -22,7 +22,7 @@ UNITS: dict[str, tuple[Quantity, float]] = {
 
 
 FLOATS = ("fp32", "fp16", "bf16")
-PRODUCT_DTYPES = (*FLOATS, "fp8", "fp8_block", "nvfp4", "int4_wo")
+PRODUCT_DTYPES = (*FLOATS, "fp8", "fp8_block", "nvfp4", "int4_wo", "w4a16_mxfp4", "w4a8_mxfp4_mxfp8", "w4afp8")
 ATTENTION_DTYPES = (*FLOATS, "bf16/kv-fp8", "fp8")
 UNARY = ("relu", "gelu", "tanh", "addu", "mulu", "divu", "powu")
 """Element-wise on one tensor; those with a u have a number as the second operand."""

@@ -14,8 +14,9 @@ from ..errors import RegflatError
 from ..hardware import library, software
 from ..hardware.chip import Chip
 from ..hardware.software import Software
-from ..result import ChipResult, Fit, heaviest
+from ..result import ChipResult, Fit, KernelCost, ends, heaviest
 from ..schedule.run import Job, check_dtypes, roofline_s, run_all
+from ..schedule.uncertainty import Key, key_of
 from .protocols import protocol_of
 from .rows import Row, WholeModel
 from .works import Part, Work, work_of
@@ -45,6 +46,8 @@ class Prediction:
     bound_by: str = ""
     mapping: str = ""
     reason: str = ""
+    cell: Key | None = None
+    """Class and regime of the kernel that takes longest, for the spread of residuals."""
 
     @property
     def error(self) -> float:
@@ -114,7 +117,7 @@ def _price(parts: Sequence[Part], setting: _Setting) -> list[ChipResult | str]:
     """Price all together; where that fails one by one, so that one odd row does not take the others with it."""
     jobs = [Job(part.workload, part.kernels, _NOT_ASKED) for part in parts]
     try:
-        return list(run_all(jobs, setting.chip, setting.software))
+        return list(run_all(jobs, setting.chip, setting.software, conditions=setting.conditions))
     except RegflatError as error:
         if len(jobs) == 1:
             return [str(error)]
@@ -131,16 +134,29 @@ def _read(row: Row, work: Work | str, priced: dict[int, ChipResult | str], chip:
     pairs = [(k, part.weight) for part, found in zip(work.parts, results, strict=True)
              if not isinstance(found, str) for k in found.kernels if work.phase in (None, k.phase)]  # fmt: skip
     seconds = math.fsum(k.latency_s * weight for k, weight in pairs) / work.gpus + work.extra_s
+    correlation = next(found.interval.correlation for found in results if not isinstance(found, str))
+    low, high = (None if at is None else at / work.gpus + work.extra_s for at in ends(pairs, correlation))
     joules = math.fsum(k.energy_j * weight for k, weight in pairs)
-    ideal = math.fsum(roofline_s(part.workload, chip, work.phase) * part.weight for part in work.parts)
+    ideal = math.fsum(roofline_s(part.kernels, chip, work.phase) * part.weight for part in work.parts)
     return Prediction(
         row,
         chip=chip.name,
         value=_quantity(row, seconds, joules),
+        low=_end(row, high if row.quantity == "rate" else low),
+        high=_end(row, low if row.quantity == "rate" else high),
         roofline=_roofline(row, ideal / work.gpus + work.extra_s, chip),
         bound_by=heaviest((k.bound_by, k.latency_s) for k, _ in pairs),
         mapping=pairs[0][0].mapping if len(pairs) == 1 else "",
+        cell=_cell([k for k, _ in pairs]),
     )
+
+
+def _cell(kernels: list[KernelCost]) -> Key | None:
+    """The cell of the longest kernel, by the duration of all."""
+    if not kernels:
+        return None
+    longest = max(kernels, key=lambda k: k.latency_s)
+    return key_of(longest.kind, longest.dtype, math.fsum(k.latency_s for k in kernels), longest.bound_by)
 
 
 def _quantity(row: Row, seconds: float, joules: float) -> float:
@@ -149,6 +165,11 @@ def _quantity(row: Row, seconds: float, joules: float) -> float:
     if row.quantity == "power":
         return joules / seconds
     return getattr(row, "batch", 1) / seconds
+
+
+def _end(row: Row, seconds: float | None) -> float | None:
+    """An end of the interval; of power none is stated."""
+    return None if seconds is None or row.quantity == "power" else _quantity(row, seconds, 0.0)
 
 
 def _roofline(row: Row, seconds: float, chip: Chip) -> float:

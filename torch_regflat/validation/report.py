@@ -5,12 +5,14 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 
 from ..cost import MODEL_VERSION
 from ..report.grid import Column, grid
 from ..units import format_si, significant
+from .headline import Line, headline
+from .pairs import PairScore, pair_scores, pairs
 from .predict import Prediction
 from .reading import Table
 from .rows import Row
@@ -28,7 +30,9 @@ class Validation:
     tables: Sequence[Table]
     predictions: Sequence[Prediction]
     by: Sequence[tuple[str, ...]] = field(default=DEFAULT_TABLES)
+    headlines: bool = False
     worst: int = 0
+    pairs: bool = False
 
     @property
     def malformed(self) -> list[str]:
@@ -45,11 +49,50 @@ def render(found: Validation, format: str) -> str:
 
 
 def _text(found: Validation) -> str:
-    parts = [_table(scores(found.predictions, by), by) for by in found.by] if found.predictions else []
+    parts = [_headlines(headline(found.predictions))] if found.headlines and found.predictions else []
+    parts += [_table(scores(found.predictions, by), by) for by in found.by if found.predictions]
+    if found.pairs:
+        parts.append(_pairs(pair_scores(pairs(found.predictions))))
     if found.worst:
         parts.append(_worst(found))
     parts.append("\n".join(_notes(found)))
     return "\n\n".join(parts) + "\n"
+
+
+def _headlines(lines: Sequence[Line]) -> str:
+    columns = [Column("figure", tuple(line.title for line in lines), align="left")]
+    columns += _figures("", [line.known for line in lines])
+    unseen = [line.unseen for line in lines]
+    if any(unseen):
+        columns += _figures("GPUs never\nfitted, ", unseen)
+    return grid(columns)
+
+
+def _figures(prefix: str, found: Sequence[Score | None]) -> list[Column]:
+    def column(heading: str, value: Callable[[Score], str]) -> Column:
+        return Column(f"{prefix}{heading}", tuple("-" if score is None else value(score) for score in found))
+
+    return [
+        column("rows", lambda score: f"{score.rows}"),
+        column("MAPE\n%", lambda score: percent(score.mape)),
+        column("median\n%", lambda score: percent(score.median)),
+        column("in interval\n%", lambda score: percent(score.inside)),
+        column("roofline\nMAPE %", lambda score: percent(score.roofline_mape)),
+    ]
+
+
+def _pairs(found: Sequence[PairScore]) -> str:
+    if not found:
+        return "no pairs of rows that differ in one factor"
+    columns = [
+        Column("pairs that differ in one factor", tuple(score.label for score in found), align="left"),
+        Column("pairs", tuple(f"{score.pairs}" for score in found)),
+        Column("apart by\nover 10 %", tuple(f"{score.changed}" for score in found)),
+        Column("direction\nright %", tuple(percent(score.right) for score in found)),
+        Column("error of ratio,\nmedian %", tuple(percent(score.error) for score in found)),
+        Column("smallest change\nto believe %", tuple(percent(score.believable) for score in found)),
+    ]
+    return grid(columns)
 
 
 def _table(rows: Sequence[Score], by: tuple[str, ...]) -> str:
@@ -134,11 +177,14 @@ def _csv(found: Validation) -> str:
 
 
 def _json(found: Validation) -> str:
+    lines = headline(found.predictions) if found.headlines else []
     data = {
         "model_version": MODEL_VERSION,
         "files": [{"path": t.path, "format": t.format.name, "rows": len(t.rows)} for t in found.tables],
         "predicted": len(found.predictions) - len(found.missed),
+        "figures": [asdict(line) for line in lines],
         "scores": _records(found),
+        **({"pairs": [asdict(score) for score in pair_scores(pairs(found.predictions))]} if found.pairs else {}),
         "not_predicted": [{"row": p.row.place, "reason": p.reason} for p in found.missed],
         "malformed": found.malformed,
     }

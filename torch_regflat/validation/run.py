@@ -9,7 +9,7 @@ from typing import Literal
 
 from ..errors import InputError
 from .predict import predict
-from .reading import read
+from .reading import Table, read
 from .report import DEFAULT_TABLES, Validation
 from .rows import Row
 from .score import KEYS, keys
@@ -18,21 +18,23 @@ Split = Literal["all", "fit", "held-out"]
 
 
 def validate(
-    files: Sequence[str | Path],
+    files: Sequence[str | Path | Table],
     *,
     split: Split = "all",
     min_us: float = 0.0,
     where: Sequence[str] = (),
     by: str | None = None,
     worst: int = 0,
+    pairs: bool = False,
     progress: Callable[[int, int], None] | None = None,
 ) -> Validation:
-    """Predict the rows of `files` that pass the filters.
+    """Predict the rows of `files` (or of tables read before) that pass the filters.
 
     `split` chooses the side of the split (`held-out` also has the GPUs that nothing is fitted to), `min_us` leaves out
-    shorter latencies, `where` holds `key=pattern` with the keys of `--by`. `progress(done, total)` tells how far it is.
+    shorter latencies, `where` holds `key=pattern` with the keys of `--by`, `pairs` asks for relative accuracy too.
+    `progress(done, total)` tells how far it is.
     """
-    tables = [read(path) for path in files]
+    tables = [item if isinstance(item, Table) else read(item) for item in files]
     wanted = [_condition(text) for text in where]
     rows = [row for table in tables for row in table.rows if _takes(row, split, min_us, wanted)]
     done = 0
@@ -44,7 +46,7 @@ def validate(
             progress(done, len(rows))
 
     groups = DEFAULT_TABLES if by is None else (keys(by),)
-    return Validation(tables, predict(rows, step), groups, worst)
+    return Validation(tables, predict(rows, step), groups, headlines=by is None, worst=worst, pairs=pairs)
 
 
 def _condition(text: str) -> tuple[str, str]:

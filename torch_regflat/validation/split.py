@@ -3,6 +3,13 @@
 from __future__ import annotations
 
 import hashlib
+import re
+from collections.abc import Callable, Iterable, Iterator
+from typing import Protocol, TypeVar
+
+from ..errors import InputError
+
+T = TypeVar("T")
 
 HELD_OUT_SHARE = 0.35
 """Share of shapes that fits never see."""
@@ -22,5 +29,26 @@ def is_held_out(kind: str, *shape: int | str) -> bool:
 
 
 def is_test_gpu(gpu: str) -> bool:
-    """Whether a GPU (`L4`, `B200-SXM`) belongs to the permanent test set. An L40S is not an L4."""
-    return gpu.upper().replace("_", "-").split("-")[0] in TEST_GPUS
+    """Whether a GPU (`L4`, `B200-SXM`, `NVIDIA B200`) belongs to the permanent test set. An L40S is not an L4."""
+    return not set(re.split(r"[^A-Z0-9]+", gpu.upper())).isdisjoint(TEST_GPUS)
+
+
+class Measured(Protocol):
+    """A row, as far as the split goes."""
+
+    @property
+    def held_out(self) -> bool: ...
+
+    @property
+    def place(self) -> str: ...
+
+
+def fit_only(items: Iterable[T], row_of: Callable[[T], Measured]) -> Iterator[T]:
+    """The items, for code that fits constants; raises `InputError` at a row that nothing may be fitted to."""
+    for item in items:
+        row = row_of(item)
+        if row.held_out:
+            raise InputError(
+                f"{row.place} must not be fitted to: its shape is held out, or its GPU is one of {', '.join(TEST_GPUS)}"
+            )
+        yield item

@@ -24,6 +24,9 @@ QUANTIZED: dict[str, Formats] = {
     "int4": ("int4", None),
     "int4_wo": ("int4", None),
     "int8w": ("int8", None),
+    "w4a16_mxfp4": ("mxfp4", None),
+    "w4a8_mxfp4_mxfp8": ("mxfp4", "mxfp8"),
+    "w4afp8": ("mxfp4", "fp8"),
     "int4w-g32": ("int4-g32", None),
 }
 """What the data's number formats store weights in and multiply in; the model around is bf16."""

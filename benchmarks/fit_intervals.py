@@ -1,0 +1,71 @@
+"""Write how far modelled latencies may be off, and which chips were measured, from CSV files of measured rows.
+
+    python benchmarks/fit_intervals.py measured/*.csv
+
+`schedule/uncertainty.toml` comes from rows that may be fitted to, `hardware/evidence.toml` from the held-out ones. Then
+prints the share of held-out rows inside their interval: as they are, and with each GPU in turn treated as one that
+nobody measured.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import sys
+from collections.abc import Sequence
+
+from torch_regflat.cost import MODEL_VERSION
+from torch_regflat.hardware import evidence, library
+from torch_regflat.hardware.evidence import Measured
+from torch_regflat.schedule.uncertainty import UNCERTAINTY_FILE, broader
+from torch_regflat.validation.predict import Prediction
+from torch_regflat.validation.run import validate
+from torch_regflat.validation.split import is_test_gpu
+from torch_regflat.validation.spread import Cell, cells, correlation, render
+
+NOT_KERNELS = ("served", "power", "model")
+
+
+def main(argv: Sequence[str]) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("files", nargs="+")
+    files = parser.parse_args(argv).files
+    found = validate(files).predictions
+    kernels = [p for p in found if p.row.kind not in NOT_KERNELS and p.value is not None]
+    fit = [p for p in kernels if not p.row.held_out]
+    held_out = [p for p in kernels if p.row.held_out]
+    table = cells(fit)
+    UNCERTAINTY_FILE.write_text(render(table, correlation(fit), MODEL_VERSION), encoding="utf-8")
+    evidence.EVIDENCE_FILE.write_text(evidence.render(measured(held_out), MODEL_VERSION), encoding="utf-8")
+    print(f"{len(table)} cells from {len(fit)} rows, correlation {correlation(fit):.2f}")
+    print(f"inside on held-out rows: {inside(held_out, table, wide=False):.1%}")
+    for gpu in sorted({p.row.gpu for p in fit}):
+        others = cells(p for p in fit if p.row.gpu != gpu)
+        own = [p for p in held_out if p.row.gpu == gpu]
+        print(f"  {gpu} left out: {inside(own, others, wide=True):.1%} of {len(own)} rows")
+
+
+def measured(held_out: Sequence[Prediction]) -> dict[str, Measured]:
+    """For each chip of the data that is not of the permanent test set: its held-out rows and their mean error."""
+    chips: dict[str, list[float]] = {}
+    for p in held_out:
+        if not is_test_gpu(p.row.gpu):
+            chips.setdefault(library.load(p.row.gpu).name, []).append(abs(p.error))
+    return {name: Measured(rows=len(errors), mape=math.fsum(errors) / len(errors)) for name, errors in chips.items()}
+
+
+def inside(rows: Sequence[Prediction], table: Sequence[Cell], wide: bool) -> float:
+    """Share of rows whose measured / modelled time lies between the ends of their cell."""
+    known = {cell.key: cell for cell in table}
+    hits = 0
+    for p in rows:
+        if p.cell is None or p.value is None:
+            continue
+        cell = next(known[key] for key in broader(p.cell) if key in known)
+        low, high = (cell.wide_low, cell.wide_high) if wide else (cell.low, cell.high)
+        hits += min(low, 1.0) <= p.row.measured / p.value <= max(high, 1.0)
+    return hits / len(rows) if rows else 0.0
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
