@@ -72,11 +72,13 @@ def predict(rows: Iterable[Row], progress: Callable[[int], None] | None = None) 
     listed = list(rows)
     done: dict[int, Prediction] = {}
     groups: dict[_Setting, list[int]] = {}
+    chips = {gpu: _chip(gpu) for gpu in dict.fromkeys(row.gpu for row in listed)}
     for index, row in enumerate(listed):
-        try:
-            groups.setdefault(_setting(row), []).append(index)
-        except RegflatError as error:
-            done[index] = Prediction(row, reason=str(error))
+        chip = chips[row.gpu]
+        if isinstance(chip, Chip):
+            groups.setdefault(_setting(row, chip), []).append(index)
+        else:
+            done[index] = Prediction(row, reason=chip)
     if progress is not None:
         progress(len(done))
     for setting, members in groups.items():
@@ -89,8 +91,16 @@ def predict(rows: Iterable[Row], progress: Callable[[int], None] | None = None) 
     return [done[i] for i in range(len(listed))]
 
 
-def _setting(row: Row) -> _Setting:
-    chip, protocol = library.load(row.gpu), protocol_of(row)
+def _chip(gpu: str) -> Chip | str:
+    """The chip of this name, alias or file, or why there is none."""
+    try:
+        return library.load(gpu)
+    except RegflatError as error:
+        return str(error)
+
+
+def _setting(row: Row, chip: Chip) -> _Setting:
+    protocol = protocol_of(row)
     chosen = software.for_chip(chip) if protocol.software is None else software.load(protocol.software)
     return _Setting(chip, chosen, protocol.conditions_of(row, chip))
 
