@@ -14,7 +14,8 @@ from dataclasses import dataclass, field
 
 import torch
 
-from torch_regflat.cost.chip_tensors import RateTensors, chip_tensors, rate_tensors
+from torch_regflat.conditions import Conditions
+from torch_regflat.cost.chip_tensors import chip_tensors, rate_tensors
 from torch_regflat.cost.kernel import evaluate
 from torch_regflat.cost.shapes import KernelShape, KernelTensors, pack
 from torch_regflat.hardware import library, software
@@ -50,7 +51,6 @@ class _Part:
     kernels: KernelTensors
     batch: MappingBatch
     dtypes: list[str]
-    rates: RateTensors
     owners: torch.Tensor
 
 
@@ -60,28 +60,31 @@ class Group:
 
     chip: Chip
     software: Software
+    conditions: Conditions
     rows: list[Row]
     parts: list[_Part] = field(default_factory=list)
 
     def seconds(self, library_: Software) -> torch.Tensor:
         """Predicted seconds `[row]` with the constants of `library_`."""
-        tensors = chip_tensors([self.chip], [library_])
+        tensors = chip_tensors([self.chip], [library_], self.conditions)
         total = torch.zeros(len(self.rows), dtype=torch.float64)
         for part in self.parts:
-            move = memory_system(self.chip)(part.kernels, part.batch, tensors, part.rates)
-            cost = evaluate(move, part.kernels, tensors, part.rates, library_.overlap)
+            rates = rate_tensors([self.chip], [library_], part.dtypes, self.conditions)
+            move = memory_system(self.chip)(part.kernels, part.batch, tensors, rates)
+            cost = evaluate(move, part.kernels, tensors, rates, library_.overlap)
             latency = torch.where(move.legal, cost.latency_s, math.inf)
             total.index_add_(0, part.owners, latency.flatten(1).amin(1))
         return total
 
 
 def groups_of(rows: Iterable[Row]) -> list[Group]:
-    """Rows by chip and software, lowered once."""
-    found: dict[tuple[str, str], Group] = {}
+    """Rows by chip, software and conditions, lowered once."""
+    found: dict[tuple[str, str, Conditions], Group] = {}
     for row in rows:
         chip, protocol = library.load(row.gpu), protocol_of(row)
         chosen = software.for_chip(chip) if protocol.software is None else software.load(protocol.software)
-        found.setdefault((chip.name, chosen.name), Group(chip, chosen, [])).rows.append(row)
+        conditions = protocol.conditions_of(row, chip)
+        found.setdefault((chip.name, chosen.name, conditions), Group(chip, chosen, conditions, [])).rows.append(row)
     for group in found.values():
         _lower(group)
     return list(found.values())
@@ -91,7 +94,7 @@ def _lower(group: Group) -> None:
     owned: dict[bool, list[tuple[KernelShape, int]]] = {}
     for index, row in enumerate(group.rows):
         (work,) = work_of(row, group.chip).parts
-        places = places_of(work.kernels, work.workload, group.chip, group.software)
+        places = places_of(work.kernels, work.workload, group.chip, group.software, group.conditions)
         for kernel, place in zip(work.kernels, places, strict=True):
             shape = shape_of(kernel, place, work.workload)
             owned.setdefault(shape.kind == "attention", []).append((shape, index))
@@ -100,7 +103,7 @@ def _lower(group: Group) -> None:
         dtypes = [engine_dtype(shape, group.chip, group.software) for shape, _ in members]
         owners = torch.tensor([index for _, index in members])
         batch = candidates(kernels, group.chip, group.software)
-        group.parts.append(_Part(kernels, batch, dtypes, rate_tensors([group.chip], dtypes), owners))
+        group.parts.append(_Part(kernels, batch, dtypes, owners))
 
 
 def changed(base: Software, constants: Sequence[Constant], values: Sequence[float]) -> Software:

@@ -17,7 +17,9 @@ def test_profiles_assume_a_graph_and_leave_residency_to_the_schedule():
         ({"launch": "eager"}, "launch = 'eager' is no condition; known are graph, stream, single, timer"),
         ({"weights": "rotate"}, "weights = 'rotate' is no condition; did you mean rotating?"),
         ({"activations": "hot"}, "activations = 'hot' is no condition; known are scheduled, cold, warm, rotating"),
+        ({"values": "ones"}, "values = 'ones' is no condition; known are random, zero"),
         ({"copies": 0}, "copies = 0: the sets of weights"),
+        ({"repeats": -1}, "repeats = -1: give how often the kernel runs in a row, or 0 for ever"),
     ],
 )
 def test_unknown_conditions_are_refused(change, words):

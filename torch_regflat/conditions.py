@@ -7,6 +7,7 @@ that measurement means saying which.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Literal, get_args
 
@@ -14,6 +15,7 @@ from .errors import InputError, near
 
 Launch = Literal["graph", "stream", "single", "timer"]
 Place = Literal["scheduled", "cold", "warm", "rotating"]
+Values = Literal["random", "zero"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +37,10 @@ class Conditions:
     - "rotating": as warm, but `copies` sets of these operands take turns, so each was last touched `copies` kernels
       ago; results that rotate are written out unless all copies fit
 
+    `repeats` says how often the kernel (with each copy, where they rotate) runs back to back, warm-up included: a short
+    burst ends before the board's power controller has slowed the clock in full. 0 is for ever. `values` are what the
+    weights hold: multiplying by zeros switches fewer wires, so that power slows it less.
+
     A "weight" is an operand with that role; in a product of two activations (attention written out) both factors are
     activations.
     """
@@ -43,18 +49,30 @@ class Conditions:
     weights: Place = "scheduled"
     activations: Place = "scheduled"
     copies: int = 6
+    repeats: int = 0
+    values: Values = "random"
 
     def __post_init__(self) -> None:
-        for field, known in (("launch", Launch), ("weights", Place), ("activations", Place)):
-            value = getattr(self, field)
-            if value not in get_args(known):
-                names = get_args(known)
+        for field, known in _CHOICES:
+            value, names = getattr(self, field), get_args(known)
+            if value not in names:
                 raise InputError(
                     f"{field} = {value!r} is no condition{near(str(value), names)}; known are {', '.join(names)}"
                 )
+        if self.repeats < 0:
+            raise InputError(f"repeats = {self.repeats}: give how often the kernel runs in a row, or 0 for ever")
         if self.copies < 1:
             raise InputError(f"copies = {self.copies}: the sets of weights that take turns are 1 or more")
 
 
+    @property
+    def in_a_row(self) -> float:
+        """Kernels that run back to back; infinite where they never end."""
+        if not self.repeats:
+            return math.inf
+        return float(self.repeats * (self.copies if "rotating" in (self.weights, self.activations) else 1))
+
+
+_CHOICES = (("launch", Launch), ("weights", Place), ("activations", Place), ("values", Values))
 SCHEDULED = Conditions()
 """What profiles use: kernels of a graph, with residency decided by the schedule."""

@@ -37,13 +37,6 @@ def test_ideal_mapper_loses_nothing() -> None:
     assert ideal.prologue.value == ideal.split_cost.value == 0.0
 
 
-def test_power_is_reserved_once() -> None:
-    libraries, h100 = software.load("cuda-libraries"), library.load("h100")
-    assert libraries.dynamic_power_w(h100) == h100.dynamic_power_w == 525.0
-    bare = h100.replace(**{"power.dynamic_share": None})
-    assert libraries.dynamic_power_w(bare) == 525.0
-
-
 def test_unknown() -> None:
     with pytest.raises(ChipError) as caught:
         software.load("cuda-library")

@@ -91,7 +91,8 @@ def evaluate(move: Movement, kernels: KernelTensors, chip: ChipTensors, rates: R
     """Price mappings.
 
     Latency is `overhead + combine(core times, external time)`, where `overlap` says how well the parts hide each
-    other: "max" (perfectly), "soft" (a 4-norm) or "sum" (not at all). Where dynamic power would pass what the board
+    other: "max" (perfectly), "sharp" (an 8-norm; a 4-norm for attention), "soft" (a 4-norm) or "sum" (not at all);
+    but never less than what the host needs to launch a kernel. Where dynamic power would pass what the board
     allows for it, the core clock falls: dynamic power of the cores goes as f^3 (voltage
     follows frequency), so their times stretch by s and their energy shrinks by s^2; external memory keeps its clock.
     """
@@ -103,16 +104,20 @@ def evaluate(move: Movement, kernels: KernelTensors, chip: ChipTensors, rates: R
     compute = kernels.work * rates.energy + vector_flops * chip.vector_energy
     far_bits = (move.read_bytes[-1] + move.write_bytes[-1]) * 8.0
     extra_flop = kernels.work * rates.unattributed + vector_flops * chip.unattributed_vector_flop
+    parts = _total(level_energy[:-1]) + compute
+    # What a board is known to spend on a product replaces what its parts are short of it.
+    known = torch.clamp(kernels.work * rates.board - parts, min=0.0) + vector_flops * chip.unattributed_vector_flop
+    extra_flop = torch.where(rates.board > 0.0, known, extra_flop)
     extra_bit = far_bits * chip.unattributed_bit
-    core_energy = _total(level_energy[:-1]) + compute + extra_flop
     far_energy = level_energy[-1] + extra_bit
 
     core = list(move.core_s.values())
-    nominal = combine([*core, move.external_s], overlap) + move.overhead_s
-    stretch, wait = _throttle(core_energy, far_energy, nominal, chip.dynamic_power)
+    nominal = _combine([*core, move.external_s], overlap, kernels) + move.overhead_s
+    stretch, wait = _throttle(parts + extra_flop, far_energy, nominal, chip)
     slowed = [t * stretch for t in core]
-    core_s = combine(slowed, overlap)
-    latency = torch.maximum(combine([*slowed, move.external_s], overlap) + move.overhead_s, wait)
+    core_s = _combine(slowed, overlap, kernels)
+    latency = torch.maximum(_combine([*slowed, move.external_s], overlap, kernels) + move.overhead_s, wait)
+    latency = torch.maximum(latency, chip.host_floor)
 
     scale = 1.0 / (stretch * stretch)
     level_energy[:-1] = [e * scale for e in level_energy[:-1]]
@@ -132,8 +137,18 @@ def evaluate(move: Movement, kernels: KernelTensors, chip: ChipTensors, rates: R
     )
 
 
+def _combine(times: list[Tensor], overlap: str, kernels: KernelTensors) -> Tensor:
+    """`combine`, with the softer overlap for attention, whose blocks wait for each of its two products in turn."""
+    fused = kernels.attention > 0.0
+    if overlap != "sharp" or not bool(fused.any()):
+        return combine(times, overlap)
+    if bool(fused.all()):
+        return combine(times, "soft")
+    return torch.where(fused, combine(times, "soft"), combine(times, "sharp"))
+
+
 def combine(times: list[Tensor], overlap: str) -> Tensor:
-    """Seconds of parts that run side by side: "max", "soft" (4-norm, smooth like real overlap) or "sum"."""
+    """Seconds of parts that run side by side: "max", "sharp" (8-norm), "soft" (4-norm, smoother still) or "sum"."""
     result = times[0]
     if overlap == "sum":
         return _total(times)
@@ -142,19 +157,29 @@ def combine(times: list[Tensor], overlap: str) -> Tensor:
     if overlap == "max":
         return result
     top = torch.clamp(result, min=_TINY)
-    powers = _total([_square(_square(time / top)) for time in times])
-    return torch.where(result > _TINY, top * torch.sqrt(torch.sqrt(powers)), result)
+    powers = [_square(_square(time / top)) for time in times]
+    if overlap == "sharp":
+        root = torch.sqrt(torch.sqrt(torch.sqrt(_total([_square(power) for power in powers]))))
+    else:
+        root = torch.sqrt(torch.sqrt(_total(powers)))
+    return torch.where(result > _TINY, top * root, result)
 
 
-def _throttle(core_j: Tensor, far_j: Tensor, seconds: Tensor, budget_w: Tensor) -> tuple[Tensor, Tensor]:
-    """How much slower the cores must run (>= 1), and the least time the external memory's own energy allows."""
-    safe = torch.clamp(seconds, min=_TINY)
+def _throttle(core_j: Tensor, far_j: Tensor, seconds: Tensor, chip: ChipTensors) -> tuple[Tensor, Tensor]:
+    """How much slower the cores run (>= 1), and the least time the external memory's own energy allows.
+
+    A burst of `repeats` kernels ends before the limit has acted in full: at once it does so to the `instant_share`,
+    the rest comes after `settle_time`.
+    """
+    safe, budget_w = torch.clamp(seconds, min=_TINY), chip.dynamic_power
     left = torch.clamp(budget_w - far_j / safe, min=budget_w * 0.05)
     over = torch.clamp((core_j / safe) / left, min=1.0, max=_MAX_STRETCH**3)
     stretch = torch.ones_like(over)
     hot = over > 1.0
     stretch[hot] = torch.clamp(cube_root(over[hot]), min=1.0)
-    return stretch, far_j / budget_w
+    settled = torch.clamp(1.0 - chip.settle_time / chip.repeats / (safe * stretch), min=0.0)
+    share = chip.instant_share + (1.0 - chip.instant_share) * settled
+    return 1.0 + (stretch - 1.0) * share, far_j / budget_w
 
 
 def cube_root(x: Tensor) -> Tensor:

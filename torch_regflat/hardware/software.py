@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, Field, ValidationError, model_validator
 
 from ..errors import ChipError, near
-from .chip import Chip, Engine, Number, Share
+from .chip import Chip, Engine, Number, OpEnergy, Share
 from .library import read_toml
 from .quantity import Frozen, Measures, Quantity, check_sources, quantities
 from .validation import explain
@@ -18,6 +18,9 @@ from .validation import explain
 Cycles = Annotated[Quantity, Measures(("cycles", "time"), zero=True)]
 Efficiency = Annotated[Quantity, Measures(("number",), at_most=1.0)]
 Positive = Annotated[Quantity, Measures(("number",))]
+Duration = Annotated[Quantity, Measures(("time",), zero=True)]
+Traffic = Annotated[Quantity, Measures(("bytes/clk/core",))]
+Held = Annotated[Quantity, Measures(("bytes",))]
 
 _SHIPPED = Path(__file__).parent / "softwares"
 
@@ -78,6 +81,41 @@ class AttentionKernels(Frozen):
     note: str = ""
 
 
+class Launches(Frozen):
+    """What the time of a kernel includes where it is not one of a replayed graph (see `conditions`).
+
+    - `stream_ratio`: gap to the kernel before in a stream, as a multiple of the chip's `launch_gap_stream`
+    - `host_time`: what the host needs to launch a kernel of a stream; kernels cannot follow each other faster
+    - `single_gap`: from the launch of a single kernel to its start, and from its end until that is noticed
+    - `single_floor`: the least a single launch takes, which is the host's own time
+    - `timer_ratio`: what a profiler's span of a kernel includes, as a multiple of the chip's `launch_gap_graph`
+    """
+
+    stream_ratio: Number
+    host_time: Duration
+    single_gap: Duration
+    single_floor: Duration
+    timer_ratio: Number
+
+
+class Switching(Frozen):
+    """What a board spends on switching beside the sum of its parts, and how its power limit acts.
+
+    - `product_energy`: all that a board spends on a FLOP of a product of 16-bit factors, at 7 nm and 1.7 GHz. At
+      another node and clock it is (node / 7 nm)^0.75 x (clock / 1.7 GHz)^0.5 times as much, unless the chip's file says
+      what was measured; it goes with the width of the factors
+    - `vector_product_energy`: the same for products of fp32 factors on vector engines
+    - `zero_share`: part of it that is left where one factor is all zeros
+    - `settle_time`: how long a load lasts until the limit acts in full; `instant_share`: the part that acts at once
+    """
+
+    product_energy: OpEnergy
+    vector_product_energy: OpEnergy
+    zero_share: Share
+    settle_time: Duration
+    instant_share: Share
+
+
 class WinogradKernels(Frozen):
     """What a library's Winograd convolutions lose.
 
@@ -94,15 +132,21 @@ class WinogradKernels(Frozen):
 class Software(Frozen):
     """Losses and habits of a library or mapper.
 
-    - `issue_efficiency`: share of the peak a matrix engine sustains inside a long kernel
-    - `memory_efficiency`, `l2_efficiency`: share of datasheet external, of measured L2 bandwidth that is reached
+    - `issue_efficiency`, `vector_issue_efficiency`: share of the peak that a matrix engine, that vector engines sustain
+      inside a long product
+    - `memory_efficiency`, `stream_efficiency`: share of datasheet external bandwidth that products, that kernels which
+      only stream reach; `l2_efficiency`: share of measured L2 bandwidth
     - `prologue`: once a wave of blocks; `split_cost`: once a kernel that splits k
+    - `store_rate`: bytes of results a core writes a clock at the end of a block; none is a limit
+    - `pipeline_depth`: bytes of a row of a factor that a block has in flight while its operands go through registers
+    - `stream_in_flight`: bytes a core has in flight in kernels that only stream; none is enough for any latency
     - `launch_ratio`: time floor of a small kernel as a multiple of the chip's `launch_gap_graph`
     - `residency_share`: share of the last on-chip level that counts as holding data between kernels
-    - `overlap`: how arithmetic and transfers combine: "sum", a 4-norm ("soft"), or the maximum ("max")
+    - `overlap`: how arithmetic and transfers combine: "sum", a 4-norm ("soft"), an 8-norm ("sharp"), or the maximum
+      ("max")
     - `wave_softness`: 0 rounds waves of blocks up to whole ones, 1 not at all
-    - `power_reserve_share`: share of board power not for switching, used when the chip states no `dynamic_share`
-    - `feed_cycles_ratio`: what feeding a matrix engine through registers costs, in clocks of the shared memory
+    - `launches`: what other ways to launch than a graph cost; without it they cost the same
+    - `switching`: energy of a board; without it that is the sum of the parts in the chip's file
     - `attention`: kernels of fused attention; without it they lose nothing
     - `winograd`: Winograd convolutions; without it there are none
     - `experts`: the menu for grouped products; without it that of all products, never split along k
@@ -114,19 +158,24 @@ class Software(Frozen):
     description: str = ""
     menu: Menu
     attention: AttentionKernels | None = None
+    launches: Launches | None = None
+    switching: Switching | None = None
     experts: Menu | None = None
     winograd: WinogradKernels | None = None
     issue_efficiency: Efficiency
+    vector_issue_efficiency: Efficiency
     memory_efficiency: Efficiency
+    stream_efficiency: Efficiency
     l2_efficiency: Positive
     prologue: Cycles
     split_cost: Cycles
     launch_ratio: Number
     residency_share: Share
-    overlap: Literal["sum", "soft", "max"]
+    overlap: Literal["sum", "soft", "sharp", "max"]
     wave_softness: Share
-    power_reserve_share: Share
-    feed_cycles_ratio: Number
+    store_rate: Traffic | None = None
+    pipeline_depth: Held | None = None
+    stream_in_flight: Held | None = None
     sources: dict[str, str] = Field(default_factory=dict)
 
     @classmethod
@@ -180,12 +229,6 @@ class Software(Frozen):
         """(m, n) tiles for a matrix engine; the wide ones only where operands come from memory."""
         wide = engine is not None and engine.feed == "memory"
         return self.menu.tiles + self.menu.wide_tiles if wide else self.menu.tiles
-
-    def dynamic_power_w(self, chip: Chip) -> float:
-        """Watts that switching may draw on `chip`: the chip's own share, else what this software's fit reserves."""
-        if chip.power.dynamic_share is not None:
-            return chip.dynamic_power_w
-        return chip.power.limit.value * (1.0 - self.power_reserve_share.value)
 
     def quantities(self) -> Iterable[tuple[str, Quantity]]:
         """Every number with its path."""

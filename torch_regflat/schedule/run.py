@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from ..conditions import SCHEDULED, Conditions
 from ..cost.shapes import KernelShape
 from ..errors import InputError
 from ..hardware.chip import Chip
@@ -44,9 +45,11 @@ def run(
     *,
     objective: Objective = "latency",
     shuffle: Shuffle | None = None,
+    conditions: Conditions = SCHEDULED,
 ) -> ChipResult:
     """Price `kernels` (from `form_kernels`) on `chip`. `shuffle` reorders candidates and must not matter."""
-    return run_all([Job(workload, kernels, fit)], chip, software, objective=objective, shuffle=shuffle)[0]
+    job = Job(workload, kernels, fit)
+    return run_all([job], chip, software, objective=objective, shuffle=shuffle, conditions=conditions)[0]
 
 
 def run_all(
@@ -56,9 +59,10 @@ def run_all(
     *,
     objective: Objective = "latency",
     shuffle: Shuffle | None = None,
+    conditions: Conditions = SCHEDULED,
 ) -> list[ChipResult]:
     """Price many workloads that have nothing to do with each other; equal kernels of all are priced once, together."""
-    places = [places_of(job.kernels, job.workload, chip, software) for job in jobs]
+    places = [places_of(job.kernels, job.workload, chip, software, conditions) for job in jobs]
     shapes = [
         [shape_of(kernel, place, job.workload) for kernel, place in zip(job.kernels, here, strict=True)]
         for job, here in zip(jobs, places, strict=True)
@@ -66,7 +70,8 @@ def run_all(
     distinct = list(dict.fromkeys(shape for some in shapes for shape in some))
 
     def price(variant: Chip) -> dict[KernelShape, Choice]:
-        return dict(zip(distinct, choose(distinct, variant, software, objective, shuffle), strict=True))
+        chosen = choose(distinct, variant, software, objective, shuffle, conditions=conditions)
+        return dict(zip(distinct, chosen, strict=True))
 
     evidence = evidence_of(chip)
     priced, intervals = price(chip), Intervals(chip, evidence.kind, price)
@@ -106,11 +111,13 @@ class _Maker:
         )
 
 
-def places_of(kernels: list[Kernel], workload: Workload, chip: Chip, software: Software) -> list[Residency]:
-    """What each kernel finds on this chip, by its memory system's policy."""
+def places_of(
+    kernels: list[Kernel], workload: Workload, chip: Chip, software: Software, conditions: Conditions = SCHEDULED
+) -> list[Residency]:
+    """What each kernel finds on this chip, by its memory system's policy and the conditions at the start."""
     last = chip.on_chip[-1].usable_bytes
     if chip.memory_system == "cache":
-        return cached(kernels, workload, last * software.residency_share.value)
+        return cached(kernels, workload, last * software.residency_share.value, conditions)
     return managed(kernels, workload, last, STREAM_RESERVE)
 
 

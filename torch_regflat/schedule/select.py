@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from .. import mapping as mappings
+from ..conditions import SCHEDULED, Conditions
 from ..cost.chip_tensors import ChipTensors, RateTensors, chip_tensors, rate_tensors
 from ..cost.kernel import Cost, Movement, evaluate
 from ..cost.shapes import KernelShape, KernelTensors, pack
@@ -73,6 +74,7 @@ def choose(
     objective: Objective = "latency",
     shuffle: Shuffle | None = None,
     adjust: Adjust | None = None,
+    conditions: Conditions = SCHEDULED,
 ) -> list[Choice]:
     """The best mapping of each shape. `shuffle` reorders the candidates, which must not change anything; `adjust`
     changes the chip's numbers before they are used.
@@ -80,7 +82,8 @@ def choose(
     memory_system(chip)  # refuses what cannot be priced before anything is laid out
     if not shapes:
         return []
-    search = Search(chip, software, chip_tensors([chip], [software]), objective, shuffle, adjust)
+    tensors = chip_tensors([chip], [software], conditions)
+    search = Search(chip, software, tensors, objective, shuffle, adjust, conditions)
     ways = [(index, way) for index, shape in enumerate(shapes) for way in algorithms(shape, chip, software)]
     result: list[Choice | None] = [None] * len(shapes)
     for members in _alike([way for _, way in ways]):
@@ -118,6 +121,7 @@ class Search:
     objective: Objective
     shuffle: Shuffle | None = None
     adjust: Adjust | None = None
+    conditions: Conditions = SCHEDULED
 
     def best(self, shapes: list[KernelShape], halvings: Halvings) -> list[Choice | None]:
         """The best mapping of each shape in one evaluation; None where no candidate is legal."""
@@ -131,7 +135,7 @@ class Search:
         chip = self.chip
         kernels = pack(shapes)
         dtypes = [engine_dtype(shape, chip, self.software) for shape in shapes]
-        tensors, rates = self.tensors, rate_tensors([chip], dtypes)
+        tensors, rates = self.tensors, rate_tensors([chip], [self.software], dtypes, self.conditions)
         if self.adjust is not None:
             tensors, rates = self.adjust(tensors, rates, dtypes)
         batch = candidates(kernels, chip, self.software, halvings)

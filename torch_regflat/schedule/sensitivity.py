@@ -40,6 +40,8 @@ _CHIP: dict[str, tuple[str, Kind]] = {
     "launch_gap": ("launch gap", "time"),
     "prologue": ("prologue", "time"),
     "split_cost": ("split cost", "time"),
+    "store_rate": ("store rate", "rate"),
+    "l2_ports": ("L2 port rate", "rate"),
     "block_latency": ("latency of an attention block", "time"),
     "vector_energy": ("vector energy", "energy"),
     "static_power": ("static power", "energy"),
@@ -57,6 +59,7 @@ _RATE: dict[str, tuple[str, Kind]] = {
     "rate": ("rate", "rate"),
     "energy": ("energy", "energy"),
     "unattributed": ("unattributed energy, products", "energy"),
+    "board": ("energy of a board, products", "energy"),
 }
 
 
@@ -118,7 +121,8 @@ class Sensitivity:
 
     def totals(self, scales: Tensor) -> tuple[Tensor, Tensor, list[Tensor]]:
         """Seconds, joules, and each kernel's exclusive seconds, with the chosen mappings and scaled parameters."""
-        tensors, rates = self.scaled(self.tensors, rate_tensors([self.chip], self.dtypes), self.dtypes, scales)
+        rates = rate_tensors([self.chip], [self.software], self.dtypes)
+        tensors, rates = self.scaled(self.tensors, rates, self.dtypes, scales)
         packed = pack(self.priced)
         columns = [torch.tensor(c, dtype=torch.float64) for c in zip(*(c.tile for c in self.choices), strict=True)]
         m, n, k, split, order = (c.reshape(-1, 1, 1, 1) for c in columns)

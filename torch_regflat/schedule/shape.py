@@ -25,7 +25,7 @@ def shape_of(kernel: Kernel, here: Residency, workload: Workload) -> KernelShape
         for operand, axes in found:
             tensor = first.tensors[operand.slot]
             leaves = operand.access == "read" or tensor in kernel.writes
-            resident = float(tensor in (here.found if operand.access == "read" else here.kept))
+            resident = here.read_share(tensor) if operand.access == "read" else here.write_share(tensor)
             known = replace(operand, role=workload.tensors[tensor].role)
             tiled.append((tensor, tiled_operand(known, axes, anchor, sizes, resident, leaves)))
     operands = tuple(operand for _, operand in tiled)
@@ -100,11 +100,15 @@ def _streams(
     for tensor, size in kernel.reads.items():
         if tensor not in read_whole:
             row = sums.setdefault(workload.tensors[tensor].role, [0.0] * 4)
-            row[0 if tensor in here.found else 1] += size
+            share = here.read_share(tensor)
+            row[0] += size * share
+            row[1] += size * (1.0 - share)
     for tensor, size in kernel.writes.items():
         if tensor not in written_whole:
             row = sums.setdefault(workload.tensors[tensor].role, [0.0] * 4)
-            row[2 if tensor in here.kept else 3] += size
+            share = here.write_share(tensor)
+            row[2] += size * share
+            row[3] += size * (1.0 - share)
     if here.evicted_bytes:
         sums.setdefault("activation", [0.0] * 4)[3] += here.evicted_bytes
     return tuple(Stream(role, *row) for role, row in sorted(sums.items()))

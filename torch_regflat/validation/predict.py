@@ -127,7 +127,7 @@ def _price(parts: Sequence[Part], setting: _Setting) -> list[ChipResult | str]:
     """Price all together; where that fails one by one, so that one odd row does not take the others with it."""
     jobs = [Job(part.workload, part.kernels, _NOT_ASKED) for part in parts]
     try:
-        return list(run_all(jobs, setting.chip, setting.software))
+        return list(run_all(jobs, setting.chip, setting.software, conditions=setting.conditions))
     except RegflatError as error:
         if len(jobs) == 1:
             return [str(error)]

@@ -12,6 +12,7 @@ from typing import Any
 
 from ..conditions import Conditions
 from ..hardware.chip import Chip
+from ..units import parse
 from .rows import Gemm, Row
 
 _TABLE = Path(__file__).parent / "protocols.toml"
@@ -29,6 +30,7 @@ class Protocol:
     gpu: str
     conditions: Conditions
     past_l2: bool
+    zero_from: float
     software: str | None
     note: str
 
@@ -37,12 +39,18 @@ class Protocol:
         return all(fnmatch.fnmatchcase(value, pattern) for value, pattern in pairs)
 
     def conditions_of(self, row: Row, chip: Chip) -> Conditions:
-        """The conditions of one row: as many copies as its weights need to exceed the last on-chip level."""
-        if not self.past_l2 or not isinstance(row, Gemm):
+        """The conditions of one row: as many copies as its weights need to exceed the last on-chip level, and zeros
+        where all copies together need fresh memory.
+        """
+        if not isinstance(row, Gemm):
             return self.conditions
-        weights = row.n * row.k * WEIGHT_BYTES.get(row.dtype, 2.0)
-        copies = math.ceil(chip.on_chip[-1].capacity_bytes / weights)
-        return replace(self.conditions, copies=max(1, min(MOST_COPIES, copies)))
+        weights, found = row.n * row.k * WEIGHT_BYTES.get(row.dtype, 2.0), self.conditions
+        if self.past_l2:
+            copies = math.ceil(chip.on_chip[-1].capacity_bytes / weights)
+            found = replace(found, copies=max(1, min(MOST_COPIES, copies)))
+        if weights * found.copies >= self.zero_from:
+            found = replace(found, values="zero")
+        return found
 
 
 WEIGHT_BYTES = {"fp32": 4.0, "bf16": 2.0, "fp16": 2.0, "fp8": 1.0, "fp8_block": 1.0, "nvfp4": 0.5}
@@ -56,7 +64,7 @@ def protocols() -> tuple[Protocol, ...]:
 
 
 def _protocol(entry: dict[str, Any]) -> Protocol:
-    given = {name: entry[name] for name in ("launch", "weights", "activations", "copies") if name in entry}
+    given = {name: entry[name] for name in ("launch", "weights", "activations", "copies", "repeats") if name in entry}
     past_l2 = given.get("copies") == PAST_L2
     if past_l2:
         given["copies"] = MOST_COPIES
@@ -67,6 +75,7 @@ def _protocol(entry: dict[str, Any]) -> Protocol:
         gpu=entry.get("gpu", "*"),
         conditions=Conditions(**given),
         past_l2=past_l2,
+        zero_from=parse(entry["zero_from"], "bytes") if "zero_from" in entry else math.inf,
         software=entry.get("software"),
         note=entry["note"],
     )
