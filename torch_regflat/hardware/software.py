@@ -156,6 +156,7 @@ class Software(Frozen):
     name: str = Field(min_length=1)
     title: str
     description: str = ""
+    variant_of: str = ""
     menu: Menu
     attention: AttentionKernels | None = None
     launches: Launches | None = None
@@ -256,9 +257,13 @@ def load(name_or_path: str | Path | Software) -> Software:
     return _shipped(text.strip().lower())
 
 
-def for_chip(chip: Chip) -> Software:
-    """The software a chip's file names."""
-    return load(chip.software)
+def for_chip(chip: Chip, wanted: str | Path | Software | None = None) -> Software:
+    """The software a chip's file names, or the wanted one where it is a variant of that or of nothing."""
+    own = load(chip.software)
+    if wanted is None:
+        return own
+    chosen = load(wanted)
+    return chosen if chosen.variant_of in ("", own.name) else own
 
 
 @functools.cache
@@ -277,6 +282,6 @@ def _from_file(path: Path) -> Software:
             hint = near(field, allowed)
             raise ChipError(f"{path.name}: unknown field {field!r}{hint}; a variant has {', '.join(allowed)}")
     base = load(str(data["variant_of"]))
-    named: dict[str, Any] = {field: data[field] for field in ("name", "title", "description") if field in data}
+    named: dict[str, Any] = {f: data[f] for f in ("name", "title", "description", "variant_of") if f in data}
     sources = {f"sources.{key}": text for key, text in data.get("sources", {}).items()}
     return base.replace({**named, **sources, **data.get("changes", {})}, path.name)
