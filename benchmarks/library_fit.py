@@ -93,7 +93,7 @@ def groups_of(rows: Iterable[Row]) -> list[Group]:
 def _lower(group: Group) -> None:
     owned: dict[bool, list[tuple[KernelShape, int]]] = {}
     for index, row in enumerate(group.rows):
-        (work,) = work_of(row, group.chip).parts
+        (work,) = work_of(row, group.chip, protocol_of(row).mode).parts
         places = places_of(work.kernels, work.workload, group.chip, group.software, group.conditions)
         for kernel, place in zip(work.kernels, places, strict=True):
             shape = shape_of(kernel, place, work.workload)

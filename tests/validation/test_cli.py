@@ -15,7 +15,6 @@ from torch_regflat.validation import package
 
 from . import files
 
-
 TWICE_THE_ROWS = "aic/vllm-0.24.0,H100-SXM,bf16,1024,4096,4096,1,70.0\n"
 """Of the first row of the file."""
 

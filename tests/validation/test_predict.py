@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch_regflat.capture.record import capture
 from torch_regflat.hardware import library
 from torch_regflat.operators.lowering import workload
+from torch_regflat.schedule.modes import MODES
 from torch_regflat.validation.cells import RowError
 from torch_regflat.validation.formats import FORMATS
 from torch_regflat.validation.predict import Prediction, predict
@@ -83,7 +84,7 @@ TRACED: list[tuple[Row, Callable[..., Any], tuple[torch.Tensor, ...]]] = [
 def test_a_row_is_the_operation_that_a_traced_model_would_give(
     found: Row, function: Callable[..., Any], args: tuple[torch.Tensor, ...]
 ) -> None:
-    (part,) = work_of(found, library.load("h100-sxm")).parts
+    (part,) = work_of(found, library.load("h100-sxm"), MODES["graph"]).parts
     traced = workload(capture(function, args))
     ours, theirs = ([op for op in work if not op.is_view] for work in (part.workload, traced))
     assert [op.target for op in ours] == [op.target for op in theirs]
