@@ -78,7 +78,7 @@ class Group:
 
 
 def groups_of(rows: Iterable[Row]) -> list[Group]:
-    """Rows by chip and software, lowered once."""
+    """Rows by chip, software and conditions, lowered once."""
     found: dict[tuple[str, str, Conditions], Group] = {}
     for row in rows:
         chip, protocol = library.load(row.gpu), protocol_of(row)
@@ -93,7 +93,7 @@ def groups_of(rows: Iterable[Row]) -> list[Group]:
 def _lower(group: Group) -> None:
     owned: dict[tuple[bool, bool], list[tuple[KernelShape, int]]] = {}
     for index, row in enumerate(group.rows):
-        (work,) = work_of(row, group.chip).parts
+        (work,) = work_of(row, group.chip, protocol_of(row).mode).parts
         places = places_of(work.kernels, work.workload, group.chip, group.software, group.conditions)
         for kernel, place in zip(work.kernels, places, strict=True):
             shape = shape_of(kernel, place, work.workload)

@@ -296,7 +296,7 @@ def _tick(what: str, done: threading.Event) -> None:
 @click.option("--predictions", type=click.Path(), help="Write every row with what the model says of it, as CSV.")
 @click.option("--format", "format_", type=click.Choice(_FORMATS), default="table", show_default=True)
 @click.option("-o", "--output", type=click.Path(), help="Write to this file instead of the terminal.")
-@click.option("--strict", is_flag=True, help="Malformed rows are an error.")
+@click.option("--strict", is_flag=True, help="Malformed rows and unknown GPUs are an error.")
 @click.option("-q", "--quiet", is_flag=True, help="No progress.")
 @click.option("-v", "--verbose", is_flag=True, help="Tracebacks of errors.")
 def validate(files: tuple[str, ...], verbose: bool, **options: Any) -> None:
@@ -323,8 +323,8 @@ def _validate(files: tuple[str, ...], quiet: bool, **options: Any) -> int:
             **{name: options[name] for name in ("min_us", "where", "by", "worst", "pairs")},
             progress=progress,
         )
-    if options["strict"] and found.malformed:
-        for line in found.malformed:
+    if options["strict"] and found.wrong:
+        for line in found.wrong:
             click.echo(f"regflat: {line}", err=True)
         return 2
     if options["predictions"] is not None:

@@ -14,7 +14,7 @@ from ..errors import ChipError
 from ..hardware.chip import dtype_bits, dtype_name
 
 if TYPE_CHECKING:
-    from ..hardware.chip import Chip, EngineKind
+    from ..hardware.chip import Chip, Engine, EngineKind
     from ..hardware.quantity import Quantity
     from ..hardware.software import Software
 
@@ -234,22 +234,27 @@ def _engine_numbers(chip: Chip, software: Software, dtype: str, conditions: Cond
     m, n, k = engine.native_tile()
     feeds, ahead = float(engine.feed == "registers"), float(engine.feed == "memory")
     rate, bits = chip.engine_rate(engine, dtype), float(dtype_bits(dtype))
-    board, issue = _board_energy(chip, software, engine.kind, bits, conditions), software.issue_efficiency.value
+    board, issue = _board_energy(chip, software, engine, bits, conditions), software.issue_efficiency.value
     if engine.kind != "matrix":
         issue = software.vector_issue_efficiency.value
     return rate, _energy(chip, dtype, None), extra, float(m), float(n), float(k), feeds, bits, board, issue, ahead
 
 
-def _board_energy(chip: Chip, software: Software, kind: EngineKind, bits: float, conditions: Conditions) -> float:
-    """J/FLOP that a board spends in its cores on a product at the chip's clock; 0 where the software says nothing."""
+def _board_energy(chip: Chip, software: Software, engine: Engine, bits: float, conditions: Conditions) -> float:
+    """J/FLOP that a board spends in its cores on a product at its engine's clock; 0 where nothing is known."""
     own, node = software.switching, chip.die.node if chip.die else None
-    if own is None or node is None:
+    if own is None:
         return 0.0
-    scale = math.sqrt(node.value / _NODE * chip.clock.value / _CLOCK)
+    matrix = engine.kind == "matrix"
+    law = own.product_energy if matrix else own.vector_product_energy
+    measured = chip.power.product_energy if matrix else chip.power.vector_product_energy
+    if measured is None and node is None:
+        return 0.0
+    clock = (engine.clock or chip.clock).value
+    scale = (node.value / _NODE) ** 0.75 * math.sqrt(clock / _CLOCK) if node else 1.0
+    energy = law.value * scale if measured is None else measured.value
     left = own.zero_share.value if conditions.values == "zero" else 1.0
-    if kind == "matrix":
-        return own.product_energy.value * bits / 16.0 * scale * left
-    return own.vector_product_energy.value * bits / 32.0 * scale * left
+    return energy * bits / (16.0 if matrix else 32.0) * left
 
 
 def _energy(chip: Chip, dtype: str, kind: EngineKind | None) -> float:

@@ -302,14 +302,18 @@ class MemoryLevel(Frozen):
 class PowerBudget(Frozen):
     """Board power. `static` is the floor while running, whatever runs; `idle` without work.
 
-    What `static` leaves of `limit` may go into switching. The `unattributed` energies are what boards are measured to
-    spend beyond the sum of the parts in this file; they are charged alike on every chip, and every report can leave
-    them out.
+    What `static` leaves of `limit` may go into switching. `product_energy` is all that the board is measured to spend
+    in its cores on a FLOP of a long product of 16-bit factors, at the clock of its engine, `vector_product_energy` on
+    one of fp32 factors on vector engines; without them a law for all boards holds (`Switching`). The `unattributed`
+    energies are what boards are measured to spend beyond the sum of the parts in this file; they are charged alike on
+    every chip, and every report can leave them out.
     """
 
     limit: Limit
     static: Power
     idle: Power | None = None
+    product_energy: OpEnergy | None = None
+    vector_product_energy: OpEnergy | None = None
     unattributed_flop: OpEnergy | None = None
     unattributed_vector_flop: OpEnergy | None = None
     unattributed_bit: BitEnergy | None = None

@@ -105,7 +105,8 @@ class Switching(Frozen):
     """What a board spends on switching beside the sum of its parts, and how its power limit acts.
 
     - `product_energy`: all that a board spends on a FLOP of a product of 16-bit factors, at 7 nm and 1.7 GHz. At
-      another node and clock it is sqrt(node / 7 nm x clock / 1.7 GHz) times as much; it goes with the width of factors
+      another node and clock it is (node / 7 nm)^0.75 x (clock / 1.7 GHz)^0.5 times as much, unless the chip's file says
+      what was measured; it goes with the width of the factors
     - `vector_product_energy`: the same for products of fp32 factors on vector engines
     - `zero_share`: part of it that is left where one factor is all zeros
     - `settle_time`: how long a load lasts until the limit acts in full; `instant_share`: the part that acts at once
