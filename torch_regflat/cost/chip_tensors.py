@@ -83,6 +83,7 @@ class ChipTensors:
     wide_head: Tensor
     attention_memory: Tensor
     widening_ops: Tensor
+    widening_exposed: Tensor
     attention_energy: Tensor
 
 
@@ -160,6 +161,7 @@ def chip_tensors(chips: list[Chip], software: list[Software], conditions: Condit
         settle_time=column([s.switching.settle_time.value if s.switching else 0.0 for s in software]),
         instant_share=column([s.switching.instant_share.value if s.switching else 1.0 for s in software]),
         residency_share=column([s.residency_share.value for s in software]),
+        widening_exposed=column([s.widening_exposed.value if s.widening_exposed else 0.0 for s in software]),
         wave_softness=column([s.wave_softness.value for s in software]),
         **{name: column(values) for name, values in _attention(pairs).items()},
     )

@@ -151,8 +151,9 @@ class Software(Frozen):
     - `launches`: what other ways to launch than a graph cost; without it they cost the same
     - `switching`: energy of a board; without it that is the sum of the parts in the chip's file
     - `attention`: kernels of fused attention; without it they lose nothing
+    - `widening_exposed`: share of the vector operations on narrow weights that loading them does not hide
     - `winograd`: Winograd convolutions; without it there are none
-    - `experts`: the menu for grouped products; without it that of all products, never split along k
+    - `experts`: the menu for grouped products; without it the tiles of all products, not split along k
     """
 
     schema_: Literal[1] = Field(alias="schema")
@@ -166,6 +167,7 @@ class Software(Frozen):
     switching: Switching | None = None
     experts: Menu | None = None
     winograd: WinogradKernels | None = None
+    widening_exposed: Share | None = None
     issue_efficiency: Efficiency
     vector_issue_efficiency: Efficiency
     memory_efficiency: Efficiency
