@@ -236,7 +236,8 @@ def _engine_numbers(chip: Chip, software: Software, dtype: str, conditions: Cond
     depth = _value(software.deep_pipeline if ahead else software.pipeline_depth) or math.inf
     if engine.kind != "matrix":
         issue = software.vector_issue_efficiency.value
-    return rate, _energy(chip, dtype, None), extra, float(m), float(n), float(k), feeds, bits, board, issue, ahead, depth
+    tile = (float(m), float(n), float(k))
+    return rate, _energy(chip, dtype, None), extra, *tile, feeds, bits, board, issue, ahead, depth
 
 
 def _board_energy(chip: Chip, software: Software, engine: Engine, bits: float, conditions: Conditions) -> float:
