@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from .profiler import Profile
 
 _PHASES = ("prefill", "decode", "encode", "forward", "train")
+_MODES = ("eager", "compiled", "graph", "serving")
 _OPTIMIZERS = ("adamw", "sgd", "sgd-momentum", "none")
 _GROUPINGS = ("op", "kernel", "module", "layer")
 _FORMATS = ("table", "json", "csv")
@@ -67,6 +68,14 @@ def _model_options(command: Callable[..., Any]) -> Callable[..., Any]:
             click.option(
                 "--chip", "chips", multiple=True, help="A name `regflat chips` lists, or a chip file; repeatable."
             ),
+            click.option(
+                "--mode",
+                type=click.Choice(_MODES),
+                default="graph",
+                show_default=True,
+                help="How kernels are formed and launched: one an operator; fused; and replayed; and merged.",
+            ),
+            click.option("--software", help="A variant of the libraries by name, or a software file."),
             click.option("--dtype", help="Data type of weights and activations; by default the checkpoint's own."),
             click.option("--kv-dtype", help="Data type of the KV cache; by default that of the activations."),
             click.option("--weights", help="Format of linear layers' weights: fp8, mxfp8, int8, int4, mxfp4 or nvfp4."),
@@ -196,6 +205,8 @@ def _profile_phase(model: str, phase: str | None, options: dict[str, Any]) -> Pr
         weights=options["weights"],
         activations=options["activations"],
         routing_skew=options["routing_skew"],
+        mode=options["mode"],
+        software=options["software"],
         optimizer=None if options["optimizer"] == "none" else options["optimizer"],
         strict=options["strict"],
         trust_remote_code=options["trust_remote_code"],
@@ -285,7 +296,7 @@ def _tick(what: str, done: threading.Event) -> None:
 @click.option("--predictions", type=click.Path(), help="Write every row with what the model says of it, as CSV.")
 @click.option("--format", "format_", type=click.Choice(_FORMATS), default="table", show_default=True)
 @click.option("-o", "--output", type=click.Path(), help="Write to this file instead of the terminal.")
-@click.option("--strict", is_flag=True, help="Malformed rows are an error.")
+@click.option("--strict", is_flag=True, help="Malformed rows and unknown GPUs are an error.")
 @click.option("-q", "--quiet", is_flag=True, help="No progress.")
 @click.option("-v", "--verbose", is_flag=True, help="Tracebacks of errors.")
 def validate(files: tuple[str, ...], verbose: bool, **options: Any) -> None:
@@ -312,8 +323,8 @@ def _validate(files: tuple[str, ...], quiet: bool, **options: Any) -> int:
             **{name: options[name] for name in ("min_us", "where", "by", "worst", "pairs")},
             progress=progress,
         )
-    if options["strict"] and found.malformed:
-        for line in found.malformed:
+    if options["strict"] and found.wrong:
+        for line in found.wrong:
             click.echo(f"regflat: {line}", err=True)
         return 2
     if options["predictions"] is not None:

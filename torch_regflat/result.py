@@ -295,6 +295,7 @@ class Result:
     batch: int | None = None
     seq_len: int | None = None
     context: int | None = None
+    mode: str = ""
     model_version: str = ""
     versions: dict[str, str] = field(default_factory=dict)
     notes: tuple[str, ...] = ()

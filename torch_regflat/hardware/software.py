@@ -62,6 +62,8 @@ class AttentionKernels(Frozen):
     - `register_feed`: rate of products whose operands go through registers, as a share of long matrix products'
     - `wide_head`: likewise where heads are so wide that they fill the registers
     - `memory_efficiency`: share of datasheet external bandwidth that streaming keys and values reaches
+    - `product_energy`: energy of a product as a share of long matrix products', where an engine that reads its factors
+      from memory finds one in registers
     - `widening_ops`: vector operations to widen an element that is stored in fewer bits than the queries
     - `narrow_feeds`: feeds of matrix engines that multiply 8-bit queries and keys as they are; others widen them first
     - `narrow_cache_head`: widest head whose 8-bit keys are multiplied as they are where queries have 16 bits
@@ -74,6 +76,7 @@ class AttentionKernels(Frozen):
     register_feed: Efficiency
     wide_head: Efficiency
     memory_efficiency: Efficiency
+    product_energy: Efficiency
     widening_ops: Number
     narrow_feeds: tuple[Literal["registers", "memory"], ...] = ("registers", "memory")
     narrow_cache_head: int = 0
@@ -157,6 +160,7 @@ class Software(Frozen):
     name: str = Field(min_length=1)
     title: str
     description: str = ""
+    variant_of: str = ""
     menu: Menu
     attention: AttentionKernels | None = None
     launches: Launches | None = None
@@ -258,9 +262,13 @@ def load(name_or_path: str | Path | Software) -> Software:
     return _shipped(text.strip().lower())
 
 
-def for_chip(chip: Chip) -> Software:
-    """The software a chip's file names."""
-    return load(chip.software)
+def for_chip(chip: Chip, wanted: str | Path | Software | None = None) -> Software:
+    """The software a chip's file names, or the wanted one where it is a variant of that or of nothing."""
+    own = load(chip.software)
+    if wanted is None:
+        return own
+    chosen = load(wanted)
+    return chosen if chosen.variant_of in ("", own.name) else own
 
 
 @functools.cache
@@ -279,6 +287,6 @@ def _from_file(path: Path) -> Software:
             hint = near(field, allowed)
             raise ChipError(f"{path.name}: unknown field {field!r}{hint}; a variant has {', '.join(allowed)}")
     base = load(str(data["variant_of"]))
-    named: dict[str, Any] = {field: data[field] for field in ("name", "title", "description") if field in data}
+    named: dict[str, Any] = {f: data[f] for f in ("name", "title", "description", "variant_of") if f in data}
     sources = {f"sources.{key}": text for key, text in data.get("sources", {}).items()}
     return base.replace({**named, **sources, **data.get("changes", {})}, path.name)

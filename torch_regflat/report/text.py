@@ -207,7 +207,7 @@ def _total_row(chip: ChipResult) -> Row:
 def _heading(result: Result, wide: bool) -> list[str]:
     facts = [printable(result.model) or "(unnamed)", result.phase]
     facts += [f"{word} {n}" for word, n in _sizes(result) if n is not None]
-    facts += [result.dtype, printable(result.inputs)]
+    facts += [result.dtype, f"{result.mode} mode" if result.mode else "", printable(result.inputs)]
     lines = [", ".join(fact for fact in facts if fact)]
     if wide:
         versions = {"cost model": result.model_version, **result.versions}

@@ -62,7 +62,7 @@ def _shape(
         sequential=max(nest.sequential for nest in nests),
         grouped=lead.kind == "product" and "g" in dict(lead.dims),
         ragged=lead.ragged,
-        sliding=_sliding(lead),
+        sliding=_sliding(lead) if operands else None,
         available=available,
     )
 

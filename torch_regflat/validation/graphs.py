@@ -26,8 +26,8 @@ class Builder:
         return node
 
     def call(self, target: Any, *args: Any, out: Sequence[int] | None = None, **kwargs: Any) -> fx.Node:
-        """One operator. `out` gives the shape of the result where the operator's own meta function is stricter than
-        the kernels that were measured (of the dtype of the first tensor).
+        """One operator. `out` gives the shape of the result, of the dtype of the first tensor, where it is known: some
+        meta functions are stricter than the kernels that were measured, and many slow.
         """
         node = self._graph.call_function(target, args, kwargs)
         if out is None:

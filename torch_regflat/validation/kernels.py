@@ -69,7 +69,8 @@ def _attention(
     key, value = (build.call(aten.select.int, pairs, 0, at) for at in range(2))
     options: dict[str, Any] = {"is_causal": phase == "prefill", "enable_gqa": heads != kv_heads}
     target = aten.scaled_dot_product_attention.default
-    work = _finish(build, build.call(target, query, key, value, **options))
+    result = build.call(target, query, key, value, out=(batch, heads, q_len, head_dim), **options)
+    work = _finish(build, result)
     return with_kv_bits(work, 8) if dtype.endswith("/kv-fp8") else work
 
 
@@ -84,20 +85,21 @@ def _streaming_call(build: Builder, op: str, x: fx.Node, rows: int, cols: int, n
     unary = {"relu": aten.relu.default, "gelu": aten.gelu.default, "tanh": aten.tanh.default}
     scalar = {"addu": aten.add.Tensor, "mulu": aten.mul.Tensor, "divu": aten.div.Tensor, "powu": aten.pow.Tensor_Scalar}
     binary = {"add": aten.add.Tensor, "mul": aten.mul.Tensor, "div": aten.div.Tensor, "pow": aten.pow.Tensor_Tensor}
+    call = functools.partial(build.call, out=(rows, cols))
     if op in unary:
-        return build.call(unary[op], x)
+        return call(unary[op], x)
     if op in scalar:
-        return build.call(scalar[op], x, 2.0)
+        return call(scalar[op], x, 2.0)
     if op in binary:
-        return build.call(binary[op], x, build.tensor(rows, cols, dtype=number))
+        return call(binary[op], x, build.tensor(rows, cols, dtype=number))
     if op == "silu_mul":
-        return build.call(aten.mul.Tensor, build.call(aten.silu.default, x), build.tensor(rows, cols, dtype=number))
+        return call(aten.mul.Tensor, call(aten.silu.default, x), build.tensor(rows, cols, dtype=number))
     if op == "softmax":
-        return build.call(aten.softmax.int, x, -1)
+        return call(aten.softmax.int, x, -1)
     weight = build.tensor(cols, dtype=number, role="weight")
     if op == "rmsnorm":
-        return build.call(aten.rms_norm.default, x, [cols], weight)
-    return build.call(aten.layer_norm.default, x, [cols], weight, build.tensor(cols, dtype=number, role="weight"))
+        return call(aten.rms_norm.default, x, [cols], weight)
+    return call(aten.layer_norm.default, x, [cols], weight, build.tensor(cols, dtype=number, role="weight"))
 
 
 @functools.lru_cache(maxsize=65536)

@@ -15,6 +15,7 @@ from ..hardware import library, software
 from ..hardware.chip import Chip
 from ..hardware.software import Software
 from ..result import ChipResult, Fit, KernelCost, ends, heaviest
+from ..schedule.modes import Mode
 from ..schedule.run import Job, check_dtypes, roofline_s, run_all
 from ..schedule.uncertainty import Key, key_of
 from .protocols import protocol_of
@@ -62,9 +63,10 @@ class _Setting:
     chip: Chip
     software: Software
     conditions: Conditions
+    mode: Mode
 
     def __hash__(self) -> int:
-        return hash((self.chip.name, self.software.name, self.conditions))
+        return hash((self.chip.name, self.software.name, self.conditions, self.mode))
 
 
 def predict(rows: Iterable[Row], progress: Callable[[int], None] | None = None) -> list[Prediction]:
@@ -72,11 +74,13 @@ def predict(rows: Iterable[Row], progress: Callable[[int], None] | None = None) 
     listed = list(rows)
     done: dict[int, Prediction] = {}
     groups: dict[_Setting, list[int]] = {}
+    chips = {gpu: _chip(gpu) for gpu in dict.fromkeys(row.gpu for row in listed)}
     for index, row in enumerate(listed):
-        try:
-            groups.setdefault(_setting(row), []).append(index)
-        except RegflatError as error:
-            done[index] = Prediction(row, reason=str(error))
+        chip = chips[row.gpu]
+        if isinstance(chip, Chip):
+            groups.setdefault(_setting(row, chip), []).append(index)
+        else:
+            done[index] = Prediction(row, reason=chip)
     if progress is not None:
         progress(len(done))
     for setting, members in groups.items():
@@ -89,25 +93,33 @@ def predict(rows: Iterable[Row], progress: Callable[[int], None] | None = None) 
     return [done[i] for i in range(len(listed))]
 
 
-def _setting(row: Row) -> _Setting:
-    chip, protocol = library.load(row.gpu), protocol_of(row)
+def _chip(gpu: str) -> Chip | str:
+    """The chip of this name, alias or file, or why there is none."""
+    try:
+        return library.load(gpu)
+    except RegflatError as error:
+        return str(error)
+
+
+def _setting(row: Row, chip: Chip) -> _Setting:
+    protocol = protocol_of(row)
     chosen = software.for_chip(chip) if protocol.software is None else software.load(protocol.software)
-    return _Setting(chip, chosen, protocol.conditions_of(row, chip))
+    return _Setting(chip, chosen, protocol.conditions_of(row, chip), protocol.mode)
 
 
 def _group(rows: list[Row], setting: _Setting) -> list[Prediction]:
-    works = [_work(row, setting.chip) for row in rows]
+    works = [_work(row, setting) for row in rows]
     parts = {id(part): part for work in works if isinstance(work, Work) for part in work.parts}
     priced = dict(zip(parts, _price(list(parts.values()), setting), strict=True))
     return [_read(row, work, priced, setting.chip) for row, work in zip(rows, works, strict=True)]
 
 
-def _work(row: Row, chip: Chip) -> Work | str:
+def _work(row: Row, setting: _Setting) -> Work | str:
     """What a row runs, or why nothing for this chip."""
     try:
-        work = work_of(row, chip)
+        work = work_of(row, setting.chip, setting.mode)
         for part in work.parts:
-            check_dtypes(part.kernels, chip)
+            check_dtypes(part.kernels, setting.chip)
     except RegflatError as error:
         return str(error)
     return work

@@ -12,6 +12,7 @@ from typing import Any
 
 from ..conditions import Conditions
 from ..hardware.chip import Chip
+from ..schedule.modes import Mode, named
 from ..units import parse
 from .rows import Gemm, Row
 
@@ -31,6 +32,7 @@ class Protocol:
     conditions: Conditions
     past_l2: bool
     zero_from: float
+    mode: Mode
     software: str | None
     note: str
 
@@ -76,6 +78,7 @@ def _protocol(entry: dict[str, Any]) -> Protocol:
         conditions=Conditions(**given),
         past_l2=past_l2,
         zero_from=parse(entry["zero_from"], "bytes") if "zero_from" in entry else math.inf,
+        mode=named(entry.get("mode", "graph")),
         software=entry.get("software"),
         note=entry["note"],
     )

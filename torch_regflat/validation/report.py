@@ -39,6 +39,11 @@ class Validation:
         return [line for table in self.tables for line in table.malformed]
 
     @property
+    def wrong(self) -> list[str]:
+        """Lines that are no rows, and rows on GPUs that are not known."""
+        return [*self.malformed, *(f"{p.row.place}: {p.reason}" for p in self.missed if not p.chip)]
+
+    @property
     def missed(self) -> list[Prediction]:
         """Rows without a prediction."""
         return [p for p in self.predictions if p.value is None]

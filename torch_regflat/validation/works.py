@@ -10,6 +10,8 @@ from ..errors import InputError
 from ..hardware.chip import Chip
 from ..quantized import FORMATS, quantized
 from ..schedule.kernels import Kernel, form_kernels
+from ..schedule.modes import MODES, Mode
+from ..schedule.serving import served
 from ..workload import Workload
 from . import kernels, models, operators
 from .rows import Operator, Power, Row, WholeModel
@@ -62,20 +64,20 @@ class Work:
     extra_s: float = 0.0
 
 
-def work_of(row: Row, chip: Chip) -> Work:
+def work_of(row: Row, chip: Chip, mode: Mode) -> Work:
     """What a row runs on this chip. Where it cannot multiply in a narrow format, libraries widen the weights."""
     if isinstance(row, WholeModel):
-        return _served(row, chip) if row.kind == "served" else _model(row, chip)
+        return _served(row, chip, mode) if row.kind == "served" else _model(row, chip, mode)
     if isinstance(row, Power):
         if row.runs is None:
             raise InputError(f"{row.workload}: the source does not say what the kernel works on")
-        return work_of(row.runs, chip)
+        return work_of(row.runs, chip, mode)
     if isinstance(row, Operator):
-        return _one(operators.operations(row))
+        return Work((_part(operators.operations(row), mode),))
     work = kernels.operations(row)
     if row.dtype in QUANTIZED and row.kind != "attention":
         work = quantized(work, *narrow(row.dtype, chip)).workload
-    return _one(work)
+    return Work((_part(work, mode),))
 
 
 def narrow(dtype: str, chip: Chip) -> Formats:
@@ -86,14 +88,15 @@ def narrow(dtype: str, chip: Chip) -> Formats:
     return weights, activations
 
 
-def _one(work: Workload) -> Work:
-    return Work((Part(work, form_kernels(work)),))
+def _part(work: Workload, mode: Mode) -> Part:
+    changed = served(work) if mode.merged else work
+    return Part(changed, form_kernels(changed, mode))
 
 
-def _model(row: WholeModel, chip: Chip) -> Work:
+def _model(row: WholeModel, chip: Chip, mode: Mode) -> Work:
     if row.phase == "decode":
         context = row.in_len + row.out_len // 2
-        part = _language(row.model, row.batch, row.in_len, context, row.n_gpus, None, _formats(row, chip))
+        part = _language(row.model, row.batch, row.in_len, context, row.n_gpus, None, _formats(row, chip), mode)
         return Work((part,), extra_s=_all_reduces(row.model, row.n_gpus))
     metric, _, variant = row.metric.partition(":")
     training = row.phase == "train-iteration"
@@ -102,10 +105,12 @@ def _model(row: WholeModel, chip: Chip) -> Work:
     # Data parallelism divides the batch, tensor parallelism (roughly) the time; one micro-batch fills no pipeline.
     batch = row.batch // row.n_gpus if variant.startswith("dp") else row.batch
     gpus = row.n_gpus if variant.startswith("tp") else 1
-    return Work((_neusight(row.model, batch, row.in_len, training),), _METRICS[metric] if training else None, gpus)
+    chosen = MODES["compiled"] if variant == "fusion" else mode
+    part = _neusight(row.model, batch, row.in_len, training, chosen)
+    return Work((part,), _METRICS[metric] if training else None, gpus)
 
 
-def _served(row: WholeModel, chip: Chip) -> Work:
+def _served(row: WholeModel, chip: Chip, mode: Mode) -> Work:
     """The first token as one prefill, without its queue; the others as decode steps of the batch."""
     shards = int(dict(row.options).get("tp") or row.n_gpus)
     if row.metric not in ("ttft", "tpot"):
@@ -114,7 +119,8 @@ def _served(row: WholeModel, chip: Chip) -> Work:
     batch, context = (1, None) if first else (row.batch, row.in_len + row.out_len // 2)
     formats = _formats(row, chip)
     steps = (models.layers(row.model) - SHALLOW) / (DEEP - SHALLOW)
-    parts = [_language(row.model, batch, row.in_len, context, shards, depth, formats) for depth in (SHALLOW, DEEP)]
+    depths = (SHALLOW, DEEP)
+    parts = [_language(row.model, batch, row.in_len, context, shards, depth, formats, mode) for depth in depths]
     weighted = (replace(parts[0], weight=1.0 - steps), replace(parts[1], weight=steps))
     return Work(weighted, extra_s=_all_reduces(row.model, shards))
 
@@ -128,16 +134,22 @@ def _formats(row: Row, chip: Chip) -> Formats | None:
 
 
 @functools.lru_cache(maxsize=64)
-def _neusight(model: str, batch: int, tokens: int, training: bool) -> Part:
-    work = models.forward(model, batch, tokens, training)
-    return Part(work, form_kernels(work))
+def _neusight(model: str, batch: int, tokens: int, training: bool, mode: Mode) -> Part:
+    return _part(models.forward(model, batch, tokens, training), mode)
 
 
 @functools.lru_cache(maxsize=256)
 def _language(
-    model: str, batch: int, prompt: int, context: int | None, shards: int, depth: int | None, formats: Formats | None
+    model: str,
+    batch: int,
+    prompt: int,
+    context: int | None,
+    shards: int,
+    depth: int | None,
+    formats: Formats | None,
+    mode: Mode,
 ) -> Part:
     work = models.language_model(model, batch, prompt if context is None else 0, context, shards, depth)
     if formats is not None:
         work = quantized(work, *formats).workload
-    return Part(work, form_kernels(work))
+    return _part(work, mode)
