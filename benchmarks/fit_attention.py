@@ -26,6 +26,7 @@ CONSTANTS = (
     Constant("attention.register_feed", 0.5, 1.0, 0.9),
     Constant("attention.wide_head", 0.5, 1.0, 0.9),
     Constant("attention.memory_efficiency", 0.75, 0.97, 0.85),
+    Constant("attention.product_energy", 0.2, 1.0, 0.8),
     Constant("attention.widening_ops", 1.0, 30.0, 5.0),
     Constant("attention.memory_efficiency", 0.4, 0.97, 0.85, only="serving-2025"),
 )
@@ -34,6 +35,7 @@ NEUTRAL = {
     "attention.softmax_exposed": 1e-6,
     "attention.register_feed": 1.0,
     "attention.wide_head": 1.0,
+    "attention.product_energy": 1.0,
     "attention.widening_ops": 1e-6,
 }
 """What a constant is when its term is taken out."""

@@ -56,7 +56,7 @@ class _Part:
 
 @dataclass
 class Group:
-    """Rows on one chip with one software, ready to be priced again and again."""
+    """Rows on one chip with one software, measured in one way, ready to be priced again and again."""
 
     chip: Chip
     software: Software
@@ -91,13 +91,13 @@ def groups_of(rows: Iterable[Row]) -> list[Group]:
 
 
 def _lower(group: Group) -> None:
-    owned: dict[bool, list[tuple[KernelShape, int]]] = {}
+    owned: dict[tuple[bool, bool], list[tuple[KernelShape, int]]] = {}
     for index, row in enumerate(group.rows):
         (work,) = work_of(row, group.chip, protocol_of(row).mode).parts
         places = places_of(work.kernels, work.workload, group.chip, group.software, group.conditions)
         for kernel, place in zip(work.kernels, places, strict=True):
             shape = shape_of(kernel, place, work.workload)
-            owned.setdefault(shape.kind == "attention", []).append((shape, index))
+            owned.setdefault((shape.kind == "attention", shape.grouped), []).append((shape, index))
     for members in owned.values():
         kernels = pack([shape for shape, _ in members])
         dtypes = [engine_dtype(shape, group.chip, group.software) for shape, _ in members]

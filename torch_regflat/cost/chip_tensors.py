@@ -83,6 +83,7 @@ class ChipTensors:
     wide_head: Tensor
     attention_memory: Tensor
     widening_ops: Tensor
+    attention_energy: Tensor
 
 
 @dataclass(frozen=True)
@@ -202,6 +203,7 @@ def _attention(pairs: list[tuple[Chip, Software]]) -> dict[str, list[float]]:
             "attention_feed": own.register_feed.value if own else 1.0,
             "wide_head": own.wide_head.value if own else 1.0,
             "attention_memory": own.memory_efficiency.value if own else software.memory_efficiency.value,
+            "attention_energy": own.product_energy.value if own else 1.0,
             "widening_ops": own.widening_ops.value if own else 0.0,
         }
         for name, value in numbers.items():

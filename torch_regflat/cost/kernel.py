@@ -106,7 +106,10 @@ def evaluate(move: Movement, kernels: KernelTensors, chip: ChipTensors, rates: R
     extra_flop = kernels.work * rates.unattributed + vector_flops * chip.unattributed_vector_flop
     parts = _total(level_energy[:-1]) + compute
     # What a board is known to spend on a product replaces what its parts are short of it.
-    known = torch.clamp(kernels.work * rates.board - parts, min=0.0) + vector_flops * chip.unattributed_vector_flop
+    # Attention keeps one factor of its products in registers, where engines would fetch both from memory.
+    kept = torch.where(kernels.attention * rates.runs_ahead > 0, chip.attention_energy, torch.ones_like(rates.board))
+    known = torch.clamp(kernels.work * rates.board * kept - parts, min=0.0)
+    known = known + vector_flops * chip.unattributed_vector_flop
     extra_flop = torch.where(rates.board > 0.0, known, extra_flop)
     extra_bit = far_bits * chip.unattributed_bit
     far_energy = level_energy[-1] + extra_bit

@@ -123,8 +123,8 @@ class _Blocks:
         product = kernels.work / (self.rates.rate * chip.issue_efficiency * self._attained()) / scores
         vector = kernels.vector_ops / chip.vector_rate + kernels.special_ops / chip.special_rate
         softmax = vector / scores
-        hidden = chip.softmax_exposed * torch.minimum(product, softmax)
-        key_s = self.rows * (torch.maximum(product, softmax) + hidden)
+        exposed = torch.where(self.rates.runs_ahead > 0, chip.softmax_exposed, torch.ones_like(self.rates.rate))
+        key_s = self.rows * (torch.maximum(product, softmax) + exposed * torch.minimum(product, softmax))
         return (torch.clamp(self.per_core, min=1.0) * self.keys + 0.5 * self.most_keys) * key_s
 
     def _attained(self) -> Tensor:
