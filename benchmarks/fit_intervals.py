@@ -17,11 +17,12 @@ from collections.abc import Sequence
 from torch_regflat.cost import MODEL_VERSION
 from torch_regflat.hardware import evidence, library
 from torch_regflat.hardware.evidence import Measured
-from torch_regflat.schedule.uncertainty import UNCERTAINTY_FILE, broader
+from torch_regflat.schedule.uncertainty import UNCERTAINTY_FILE
 from torch_regflat.validation.predict import Prediction
 from torch_regflat.validation.run import validate
+from torch_regflat.validation.score import percent
 from torch_regflat.validation.split import is_test_gpu
-from torch_regflat.validation.spread import Cell, cells, correlation, render
+from torch_regflat.validation.spread import cells, correlation, inside, left_out, render
 
 NOT_KERNELS = ("served", "power", "model")
 
@@ -38,11 +39,9 @@ def main(argv: Sequence[str]) -> None:
     UNCERTAINTY_FILE.write_text(render(table, correlation(fit), MODEL_VERSION), encoding="utf-8")
     evidence.EVIDENCE_FILE.write_text(evidence.render(measured(held_out), MODEL_VERSION), encoding="utf-8")
     print(f"{len(table)} cells from {len(fit)} rows, correlation {correlation(fit):.2f}")
-    print(f"inside on held-out rows: {inside(held_out, table, wide=False):.1%}")
-    for gpu in sorted({p.row.gpu for p in fit}):
-        others = cells(p for p in fit if p.row.gpu != gpu)
-        own = [p for p in held_out if p.row.gpu == gpu]
-        print(f"  {gpu} left out: {inside(own, others, wide=True):.1%} of {len(own)} rows")
+    print(f"inside on held-out rows: {percent(inside(held_out, table))} %")
+    for gpu, rows, share in left_out(kernels):
+        print(f"  {gpu} left out: {percent(share)} % of {rows} rows")
 
 
 def measured(held_out: Sequence[Prediction]) -> dict[str, Measured]:
@@ -52,19 +51,6 @@ def measured(held_out: Sequence[Prediction]) -> dict[str, Measured]:
         if not is_test_gpu(p.row.gpu):
             chips.setdefault(library.load(p.row.gpu).name, []).append(abs(p.error))
     return {name: Measured(rows=len(errors), mape=math.fsum(errors) / len(errors)) for name, errors in chips.items()}
-
-
-def inside(rows: Sequence[Prediction], table: Sequence[Cell], wide: bool) -> float:
-    """Share of rows whose measured / modelled time lies between the ends of their cell."""
-    known = {cell.key: cell for cell in table}
-    hits = 0
-    for p in rows:
-        if p.cell is None or p.value is None:
-            continue
-        cell = next(known[key] for key in broader(p.cell) if key in known)
-        low, high = (cell.wide_low, cell.wide_high) if wide else (cell.low, cell.high)
-        hits += min(low, 1.0) <= p.row.measured / p.value <= max(high, 1.0)
-    return hits / len(rows) if rows else 0.0
 
 
 if __name__ == "__main__":

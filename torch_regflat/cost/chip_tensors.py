@@ -68,7 +68,6 @@ class ChipTensors:
     prologue: Tensor
     split_cost: Tensor
     store_rate: Tensor
-    pipeline_depth: Tensor
     stream_in_flight: Tensor
     l2_efficiency: Tensor
     l2_ports: Tensor
@@ -94,7 +93,8 @@ class RateTensors:
     `rate` is FLOP/s of the whole chip, `energy` J/FLOP of the datapath, `unattributed` J/FLOP that boards are measured
     to spend beyond it. `board` is all that a board spends on a FLOP, in its cores, at the chip's clock; 0 where that is
     not known but the sum of the parts. `issue` is the share of the rate that a long product sustains.
-    `runs_ahead` is 1 where the engine takes operands from memory, so that a core loads the next block early. `rows`,
+    `runs_ahead` is 1 where the engine takes operands from memory, so that a core loads the next block early;
+    `pipeline_depth` are the bytes of a row of a factor that a block has in flight. `rows`,
     `columns` and `depth` are the native tile of the engine, and `feeds_registers` is 1 where it takes its operands from
     registers. `bits` are those of an operand as it is multiplied.
     """
@@ -110,6 +110,7 @@ class RateTensors:
     board: Tensor
     issue: Tensor
     runs_ahead: Tensor
+    pipeline_depth: Tensor
 
 
 def chip_tensors(chips: list[Chip], software: list[Software], conditions: Conditions = SCHEDULED) -> ChipTensors:
@@ -153,7 +154,6 @@ def chip_tensors(chips: list[Chip], software: list[Software], conditions: Condit
         prologue=column([chip.seconds(s.prologue) for chip, s in pairs]),
         split_cost=column([chip.seconds(s.split_cost) for chip, s in pairs]),
         store_rate=column([_store_rate(chip, s) for chip, s in pairs]),
-        pipeline_depth=column([_value(s.pipeline_depth) or math.inf for s in software]),
         stream_in_flight=column([_value(s.stream_in_flight) or math.inf for s in software]),
         l2_efficiency=column([s.l2_efficiency.value for s in software]),
         l2_ports=column([_PORT_BYTES * chip.cores.count.value * chip.clock.value for chip in chips]),
@@ -237,9 +237,11 @@ def _engine_numbers(chip: Chip, software: Software, dtype: str, conditions: Cond
     feeds, ahead = float(engine.feed == "registers"), float(engine.feed == "memory")
     rate, bits = chip.engine_rate(engine, dtype), float(dtype_bits(dtype))
     board, issue = _board_energy(chip, software, engine, bits, conditions), software.issue_efficiency.value
+    depth = _value(software.deep_pipeline if ahead else software.pipeline_depth) or math.inf
     if engine.kind != "matrix":
         issue = software.vector_issue_efficiency.value
-    return rate, _energy(chip, dtype, None), extra, float(m), float(n), float(k), feeds, bits, board, issue, ahead
+    tile = (float(m), float(n), float(k))
+    return rate, _energy(chip, dtype, None), extra, *tile, feeds, bits, board, issue, ahead, depth
 
 
 def _board_energy(chip: Chip, software: Software, engine: Engine, bits: float, conditions: Conditions) -> float:

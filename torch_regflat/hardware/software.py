@@ -141,7 +141,8 @@ class Software(Frozen):
       only stream reach; `l2_efficiency`: share of measured L2 bandwidth
     - `prologue`: once a wave of blocks; `split_cost`: once a kernel that splits k
     - `store_rate`: bytes of results a core writes a clock at the end of a block; none is a limit
-    - `pipeline_depth`: bytes of a row of a factor that a block has in flight while its operands go through registers
+    - `pipeline_depth`, `deep_pipeline`: bytes of a row of a factor that a block has in flight where operands go through
+      registers, where the engine takes them from memory
     - `stream_in_flight`: bytes a core has in flight in kernels that only stream; none is enough for any latency
     - `launch_ratio`: time floor of a small kernel as a multiple of the chip's `launch_gap_graph`
     - `residency_share`: share of the last on-chip level that counts as holding data between kernels
@@ -181,6 +182,7 @@ class Software(Frozen):
     wave_softness: Share
     store_rate: Traffic | None = None
     pipeline_depth: Held | None = None
+    deep_pipeline: Held | None = None
     stream_in_flight: Held | None = None
     sources: dict[str, str] = Field(default_factory=dict)
 

@@ -199,6 +199,11 @@ class WholeModel(Row):
         return "served" if self.phase.startswith("serve") else "model"
 
     @property
+    def held_out(self) -> bool:
+        """Always: nothing is fitted to whole models, so that they show what the parts add up to."""
+        return True
+
+    @property
     def shape(self) -> Shape:
         return (self.model, self.phase, self.n_gpus, self.batch, self.in_len, self.out_len)
 

@@ -92,6 +92,29 @@ def correlation(predictions: Iterable[Prediction]) -> float:
     return between / (between + within)
 
 
+def inside(predictions: Sequence[Prediction], table: Iterable[Cell], wide: bool = False) -> float | None:
+    """Share of latencies whose measured / modelled lies between the ends of their cell; None without any."""
+    known = {cell.key: cell for cell in table}
+    hits = []
+    for p in predictions:
+        if p.cell is not None and p.value is not None and p.row.quantity == "latency":
+            cell = next(known[key] for key in broader(p.cell) if key in known)
+            low, high = (cell.wide_low, cell.wide_high) if wide else (cell.low, cell.high)
+            hits.append(min(low, 1.0) <= p.row.measured / p.value <= max(high, 1.0))
+    return sum(hits) / len(hits) if hits else None
+
+
+def left_out(predictions: Sequence[Prediction]) -> list[tuple[str, int, float | None]]:
+    """For each GPU its held-out rows, and the share inside intervals made without any of its rows."""
+    fit = [p for p in predictions if not p.row.held_out]
+    found = []
+    for gpu in sorted({p.row.gpu for p in fit}):
+        others = cells(p for p in fit if p.row.gpu != gpu)
+        own = [p for p in predictions if p.row.held_out and p.row.gpu == gpu]
+        found.append((gpu, len(own), inside(own, others, wide=True)))
+    return found
+
+
 def render(found: Sequence[Cell], correlated: float, model_version: str) -> str:
     """The text of the file."""
     lines = [

@@ -53,8 +53,8 @@ class Grid:
         """
         l2, external = self.chip.levels[2].latency, self.chip.levels[3].latency
         latency = near * l2 + (1.0 - near) * external
-        steps = self.whole_waves * self.padded_k * element / self.chip.pipeline_depth
-        return steps * latency * (1.0 - self.rates.runs_ahead) * self.kernels.tiled
+        steps = self.whole_waves * self.padded_k * element / self.rates.pipeline_depth
+        return steps * latency * self.kernels.tiled
 
     def starts(self) -> Tensor:
         """How often a core fills its pipelines: once, or for each block where it does not run ahead of the next."""
