@@ -239,9 +239,18 @@ def _engine_numbers(chip: Chip, software: Software, dtype: str, conditions: Cond
     board, issue = _board_energy(chip, software, engine, bits, conditions), software.issue_efficiency.value
     depth = _value(software.deep_pipeline if ahead else software.pipeline_depth) or math.inf
     if engine.kind != "matrix":
-        issue = software.vector_issue_efficiency.value
+        issue = software.vector_issue_efficiency.value * _issued(chip, software, engine, dtype)
     tile = (float(m), float(n), float(k))
     return rate, _energy(chip, dtype, None), extra, *tile, feeds, bits, board, issue, ahead, depth
+
+
+def _issued(chip: Chip, software: Software, engine: Engine, dtype: str) -> float:
+    """Share of a vector engine's peak that its core can start instructions for, beside those that only serve it."""
+    slots, others = chip.cores.issue, software.other_instructions
+    if slots is None or others is None:
+        return 1.0
+    lanes = engine.rate[dtype_name(dtype)].value / 2.0 * min(1.0, dtype_bits(dtype) / 32.0)
+    return min(1.0, slots.value / (lanes * (1.0 + others.value)))
 
 
 def _board_energy(chip: Chip, software: Software, engine: Engine, bits: float, conditions: Conditions) -> float:

@@ -137,6 +137,8 @@ class Software(Frozen):
 
     - `issue_efficiency`, `vector_issue_efficiency`: share of the peak that a matrix engine, that vector engines sustain
       inside a long product
+    - `other_instructions`: instructions that a product on vector engines issues beside each multiplication; none is no
+      limit
     - `memory_efficiency`, `stream_efficiency`: share of datasheet external bandwidth that products, that kernels which
       only stream reach; `l2_efficiency`: share of measured L2 bandwidth
     - `prologue`: once a wave of blocks; `split_cost`: once a kernel that splits k
@@ -171,6 +173,7 @@ class Software(Frozen):
     widening_exposed: Share | None = None
     issue_efficiency: Efficiency
     vector_issue_efficiency: Efficiency
+    other_instructions: Number | None = None
     memory_efficiency: Efficiency
     stream_efficiency: Efficiency
     l2_efficiency: Positive
