@@ -62,6 +62,7 @@ class ChipTensors:
     unattributed_bit: Tensor
     launch_gap: Tensor
     host_floor: Tensor
+    convolution_host: Tensor
     issue_efficiency: Tensor
     memory_efficiency: Tensor
     stream_efficiency: Tensor
@@ -148,6 +149,7 @@ def chip_tensors(chips: list[Chip], software: list[Software], conditions: Condit
         unattributed_bit=column([_value(chip.power.unattributed_bit) for chip in chips]),
         launch_gap=column([_launch(chip, s, conditions)[0] for chip, s in pairs]),
         host_floor=column([_launch(chip, s, conditions)[1] for chip, s in pairs]),
+        convolution_host=column([_convolution_host(s, conditions) for s in software]),
         issue_efficiency=column([s.issue_efficiency.value for s in software]),
         memory_efficiency=column([_bandwidth_share(chip, s.memory_efficiency.value)[0] for chip, s in pairs]),
         stream_efficiency=column([_bandwidth_share(chip, s.stream_efficiency.value)[1] for chip, s in pairs]),
@@ -177,6 +179,14 @@ def _launch(chip: Chip, software: Software, conditions: Conditions) -> tuple[flo
     if conditions.launch == "single":
         return own.single_gap.value, own.single_floor.value
     return chip.launch_gap_graph_s * own.timer_ratio.value, 0.0
+
+
+def _convolution_host(software: Software, conditions: Conditions) -> float:
+    """Seconds in which the device waits for the host to start a convolution."""
+    own = software.launches
+    if own is None or own.convolution_time is None or conditions.launch != "single":
+        return 0.0
+    return own.convolution_time.value
 
 
 def _bandwidth_share(chip: Chip, reached: float) -> tuple[float, float]:

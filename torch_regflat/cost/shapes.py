@@ -228,6 +228,7 @@ class KernelTensors:
     ragged: tuple[Tensor, Tensor] | None
     """Of groups that differ, rows and counts `[kernel, 1, 1, 1, bin]`; None where no kernel has any."""
     attention: Tensor
+    convolution: Tensor
     tiled: Tensor
     read_near: Tensor
     read_far: Tensor
@@ -288,6 +289,7 @@ def pack(shapes: list[KernelShape], device: torch.device | None = None) -> Kerne
         grouped=column([float(s.grouped) for s in shapes]),
         ragged=_ragged(shapes, device),
         attention=column([float(s.kind == "attention") for s in shapes]),
+        convolution=column([float(s.kind == "convolution") for s in shapes]),
         tiled=column([float(s.is_tiled) for s in shapes]),
         **totals,
     )

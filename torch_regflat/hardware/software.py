@@ -91,6 +91,8 @@ class Launches(Frozen):
     - `host_time`: what the host needs to launch a kernel of a stream; kernels cannot follow each other faster
     - `single_gap`: from the launch of a single kernel to its start, and from its end until that is noticed
     - `single_floor`: the least a single launch takes, which is the host's own time
+    - `convolution_time`: the host's own time of a single convolution (its plan is looked up, its workspace allocated),
+      in which the device waits
     - `timer_ratio`: what a profiler's span of a kernel includes, as a multiple of the chip's `launch_gap_graph`
     """
 
@@ -99,6 +101,7 @@ class Launches(Frozen):
     single_gap: Duration
     single_floor: Duration
     timer_ratio: Number
+    convolution_time: Duration | None = None
 
 
 class Switching(Frozen):
