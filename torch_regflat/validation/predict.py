@@ -146,8 +146,8 @@ def _read(row: Row, work: Work | str, priced: dict[int, ChipResult | str], chip:
     pairs = [(k, part.weight) for part, found in zip(work.parts, results, strict=True)
              if not isinstance(found, str) for k in found.kernels if work.phase in (None, k.phase)]  # fmt: skip
     seconds = math.fsum(k.latency_s * weight for k, weight in pairs) / work.gpus + work.extra_s
-    correlation = next(found.interval.correlation for found in results if not isinstance(found, str))
-    low, high = (None if at is None else at / work.gpus + work.extra_s for at in ends(pairs, correlation))
+    interval = next(found.interval for found in results if not isinstance(found, str))
+    low, high = (None if at is None else at / work.gpus + work.extra_s for at in ends(pairs, interval))
     joules = math.fsum(k.energy_j * weight for k, weight in pairs)
     ideal = math.fsum(roofline_s(part.kernels, chip, work.phase) * part.weight for part in work.parts)
     return Prediction(
