@@ -115,7 +115,7 @@ class Interval:
     this very chip, or of chips of its architecture, with what differs between GPUs added. A parameter range has all
     numbers of the chip's file at the best, or the worst, end of their ranges, and no probability (`coverage` 0).
     `correlation` is taken for the errors of kernels of different classes, `class_correlation` for those of one class
-    (kind, number format and bound): 1 adds them up, 0 adds their squares.
+    (kind, number format, bound and decade of duration): 1 adds them up, 0 adds their squares.
     """
 
     basis: str = ""
@@ -408,17 +408,19 @@ def ends(kernels: Iterable[tuple[KernelCost, float]], interval: Interval) -> tup
     """The interval of the summed latency of (kernel, share) pairs; None where a kernel has none.
 
     Kernels that are the same err alike, so their widths w add up. Of the others those of one class have the
-    correlation c of the interval, those of different classes r, and the width of the sum is, each side on its own,
+    correlation c of the interval (a class is a kind, a number format, a bound and a decade of duration), those of
+    different classes r, and the width of the sum is, each side on its own,
     sqrt(r (sum of all w)^2 + (c - r) (sum over classes of (sum of w)^2) + (1 - c) (sum of w^2)).
     """
     seconds: list[float] = []
-    classes: dict[tuple[str, str, str], dict[tuple[str, str, str], list[tuple[float, float]]]] = {}
+    classes: dict[tuple[str, str, str, int], dict[tuple[str, str, str], list[tuple[float, float]]]] = {}
     for kernel, share in kernels:
         if kernel.latency_low_s is None or kernel.latency_high_s is None:
             return None, None
         seconds.append(kernel.latency_s * share)
         same = (kernel.name, kernel.mapping, kernel.parts[0].shapes if kernel.parts else "")
-        alike = classes.setdefault((kernel.kind, kernel.dtype, kernel.bound_by), {})
+        decade = math.floor(math.log10(kernel.latency_s)) if kernel.latency_s > 0 else 0
+        alike = classes.setdefault((kernel.kind, kernel.dtype, kernel.bound_by, decade), {})
         down, up = kernel.latency_s - kernel.latency_low_s, kernel.latency_high_s - kernel.latency_s
         alike.setdefault(same, []).append((down * share, up * share))
     total = math.fsum(seconds)
