@@ -82,6 +82,7 @@ class ChipTensors:
     wide_head: Tensor
     attention_memory: Tensor
     widening_ops: Tensor
+    widening_exposed: Tensor
     attention_energy: Tensor
 
 
@@ -160,6 +161,7 @@ def chip_tensors(chips: list[Chip], software: list[Software], conditions: Condit
         settle_time=column([s.switching.settle_time.value if s.switching else 0.0 for s in software]),
         instant_share=column([s.switching.instant_share.value if s.switching else 1.0 for s in software]),
         residency_share=column([s.residency_share.value for s in software]),
+        widening_exposed=column([s.widening_exposed.value if s.widening_exposed else 0.0 for s in software]),
         wave_softness=column([s.wave_softness.value for s in software]),
         **{name: column(values) for name, values in _attention(pairs).items()},
     )
@@ -237,9 +239,18 @@ def _engine_numbers(chip: Chip, software: Software, dtype: str, conditions: Cond
     board, issue = _board_energy(chip, software, engine, bits, conditions), software.issue_efficiency.value
     depth = _value(software.deep_pipeline if ahead else software.pipeline_depth) or math.inf
     if engine.kind != "matrix":
-        issue = software.vector_issue_efficiency.value
+        issue = software.vector_issue_efficiency.value * _issued(chip, software, engine, dtype)
     tile = (float(m), float(n), float(k))
     return rate, _energy(chip, dtype, None), extra, *tile, feeds, bits, board, issue, ahead, depth
+
+
+def _issued(chip: Chip, software: Software, engine: Engine, dtype: str) -> float:
+    """Share of a vector engine's peak that its core can start instructions for, beside those that only serve it."""
+    slots, others = chip.cores.issue, software.other_instructions
+    if slots is None or others is None:
+        return 1.0
+    lanes = engine.rate[dtype_name(dtype)].value / 2.0 * min(1.0, dtype_bits(dtype) / 32.0)
+    return min(1.0, slots.value / (lanes * (1.0 + others.value)))
 
 
 def _board_energy(chip: Chip, software: Software, engine: Engine, bits: float, conditions: Conditions) -> float:

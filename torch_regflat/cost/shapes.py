@@ -80,6 +80,8 @@ class KernelShape:
     group: int = 1
     """Query heads of attention that share keys and values."""
     sequential: int = 1
+    widened: float = 0.0
+    """Elements of a factor that is stored in fewer bits than it is multiplied in."""
     grouped: bool = False
     """A product a group (experts): the axis b, which libraries run with kernels of their own."""
     ragged: tuple[tuple[float, float], ...] = ()
@@ -218,6 +220,7 @@ class KernelTensors:
     group: Tensor
     sequential: Tensor
     available: Tensor
+    widened: Tensor
     apart_bytes: Tensor
     apart_kernels: Tensor
     rate_share: Tensor
@@ -278,6 +281,7 @@ def pack(shapes: list[KernelShape], device: torch.device | None = None) -> Kerne
         group=column([s.group for s in shapes]),
         sequential=column([s.sequential for s in shapes]),
         available=column([s.available for s in shapes]),
+        widened=column([s.widened for s in shapes]),
         apart_bytes=column([s.apart_bytes for s in shapes]),
         apart_kernels=column([float(s.apart_kernels) for s in shapes]),
         rate_share=column([s.rate_share for s in shapes]),

@@ -96,10 +96,14 @@ Peaks = Annotated[dict[str, OpsPerSecond], AfterValidator(_known_dtypes)]
 
 
 class Cores(Frozen):
-    """The units that a chip repeats: streaming multiprocessors, tiles, tensor cores with their own memory."""
+    """The units that a chip repeats: streaming multiprocessors, tiles, tensor cores with their own memory.
+
+    `issue` is how many instructions (of single threads) the schedulers of one start a clock, where they limit it.
+    """
 
     name: str
     count: Count
+    issue: OpRate | None = None
 
 
 class Engine(Frozen):
@@ -585,7 +589,7 @@ def _check_scratchpad(chip: Chip) -> None:
     for engine in arrays:
         lacking = [field for field in ("rows", "columns", "dataflow") if getattr(engine, field) is None]
         if lacking:
-            what = ', '.join(lacking)
+            what = ", ".join(lacking)
             raise ValueError(f"engines.{engine.name}: a systolic array without {what}; add what is missing")
     seen_chip = ""
     for level in chip.on_chip:

@@ -137,6 +137,8 @@ class Software(Frozen):
 
     - `issue_efficiency`, `vector_issue_efficiency`: share of the peak that a matrix engine, that vector engines sustain
       inside a long product
+    - `other_instructions`: instructions that a product on vector engines issues beside each multiplication; none is no
+      limit
     - `memory_efficiency`, `stream_efficiency`: share of datasheet external bandwidth that products, that kernels which
       only stream reach; `l2_efficiency`: share of measured L2 bandwidth
     - `prologue`: once a wave of blocks; `split_cost`: once a kernel that splits k
@@ -152,8 +154,9 @@ class Software(Frozen):
     - `launches`: what other ways to launch than a graph cost; without it they cost the same
     - `switching`: energy of a board; without it that is the sum of the parts in the chip's file
     - `attention`: kernels of fused attention; without it they lose nothing
+    - `widening_exposed`: share of the vector operations on narrow weights that loading them does not hide
     - `winograd`: Winograd convolutions; without it there are none
-    - `experts`: the menu for grouped products; without it that of all products, never split along k
+    - `experts`: the menu for grouped products; without it the tiles of all products, not split along k
     """
 
     schema_: Literal[1] = Field(alias="schema")
@@ -167,8 +170,10 @@ class Software(Frozen):
     switching: Switching | None = None
     experts: Menu | None = None
     winograd: WinogradKernels | None = None
+    widening_exposed: Share | None = None
     issue_efficiency: Efficiency
     vector_issue_efficiency: Efficiency
+    other_instructions: Number | None = None
     memory_efficiency: Efficiency
     stream_efficiency: Efficiency
     l2_efficiency: Positive

@@ -83,7 +83,8 @@ def move(kernels: KernelTensors, mapping: MappingBatch, chip: ChipTensors, rates
             / torch.clamp(blocks.per_core, max=1.0),
         },
         external_s=external_s,
-        overhead_s=chip.launch_gap + chip.block_latency + chip.split_cost * (mapping.split > 1.0) + narrow_s,
+        # On an idle chip the first blocks wait as long as one of two that share a core.
+        overhead_s=chip.launch_gap + chip.block_latency / RESIDENT + chip.split_cost * (mapping.split > 1.0) + narrow_s,
         operand_far_bytes=by_operand,
         fits={name: torch.ones_like(blocks.count, dtype=torch.bool) for name in chip.level_names[:2]},
     )

@@ -203,9 +203,7 @@ class _Pricer:
         return _Known(
             name="+".join(dict.fromkeys(_short(op.target) for op in kernel.operations)),
             shares=tuple(s / total if total else 1.0 / len(alone) for s in alone),
-            part_flops=tuple(
-                (op.flops, math.fsum(nest.work * share for nest in op.nests)) for op in kernel.operations
-            ),
+            part_flops=tuple((op.flops, math.fsum(nest.work * share for nest in op.nests)) for op in kernel.operations),
             flops=sum(op.flops for op in kernel.operations),
             work=work,
             ideal_s=work / peak if peak else 0.0,
