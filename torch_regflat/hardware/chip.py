@@ -96,10 +96,14 @@ Peaks = Annotated[dict[str, OpsPerSecond], AfterValidator(_known_dtypes)]
 
 
 class Cores(Frozen):
-    """The units that a chip repeats: streaming multiprocessors, tiles, tensor cores with their own memory."""
+    """The units that a chip repeats: streaming multiprocessors, tiles, tensor cores with their own memory.
+
+    `threads` is how many threads one holds at a time; 2048 where a file of a GPU does not say.
+    """
 
     name: str
     count: Count
+    threads: Count | None = None
 
 
 class Engine(Frozen):

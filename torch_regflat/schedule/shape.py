@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import replace
 
-from ..cost.shapes import KernelShape, Sliding, Stream, TiledOperand, tile_axes, tiled_operand
+from ..cost.shapes import KernelShape, Rows, Sliding, Stream, TiledOperand, tile_axes, tiled_operand
 from ..workload import LoopNest, Role, Workload
 from .kernels import Kernel
 from .residency import Residency
@@ -63,8 +63,19 @@ def _shape(
         grouped=lead.kind == "product" and "g" in dict(lead.dims),
         ragged=lead.ragged,
         sliding=_sliding(lead) if operands else None,
+        rows=None if operands else _rows(nests),
         available=available,
     )
+
+
+def _rows(nests: list[LoopNest]) -> Rows | None:
+    """The rows of the normalization that sweeps most often over its own."""
+    found = max(nests, key=lambda nest: nest.sweeps)
+    if not found.sweeps:
+        return None
+    count, columns = found.sizes
+    read = [o for o in found.operands if o.access == "read" and len(o.dims) > 1]
+    return Rows(count, columns, max((columns * o.bits / 8 for o in read), default=0.0), found.sweeps)
 
 
 _TAPS = 3
