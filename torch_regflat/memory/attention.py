@@ -9,10 +9,10 @@ in part:
     score = max(product, softmax) + softmax_exposed x min(product, softmax)
 
 A block's first step has no softmax and its last no product of scores to run beside them: together they take a step of
-their own, for the rows that are not padding. Blocks of a causal triangle are unequal: a core sees the mean number of keys a block, and idles for half of the longest
-block at the end. A block new on its core waits through a chain of dependent accesses (addresses, queries, keys,
-values, result), which others on the core hide as far as several fit its shared memory. See Dao, FlashAttention-2,
-arXiv:2307.08691, and Shah et al., FlashAttention-3, arXiv:2407.08608.
+their own, for the rows that are not padding. Blocks of a causal triangle are unequal: a core sees the mean number of
+keys a block, and idles for half of the longest block at the end. A block new on its core waits through a chain of
+dependent accesses (addresses, queries, keys, values, result), which others on the core hide as far as several fit its
+shared memory. See Dao, FlashAttention-2, arXiv:2307.08691, and Shah et al., FlashAttention-3, arXiv:2407.08608.
 """
 
 from __future__ import annotations
