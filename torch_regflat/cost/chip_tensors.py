@@ -64,6 +64,7 @@ class ChipTensors:
     unattributed_bit: Tensor
     launch_gap: Tensor
     host_floor: Tensor
+    call_floor: Tensor
     issue_efficiency: Tensor
     memory_efficiency: Tensor
     stream_efficiency: Tensor
@@ -159,6 +160,7 @@ def chip_tensors(chips: list[Chip], software: list[Software], conditions: Condit
         unattributed_bit=column([_value(chip.power.unattributed_bit) for chip in chips]),
         launch_gap=column([_launch(chip, s, conditions)[0] for chip, s in pairs]),
         host_floor=column([_launch(chip, s, conditions)[1] for chip, s in pairs]),
+        call_floor=column([_call_floor(chip, s, conditions) for chip, s in pairs]),
         issue_efficiency=column([s.issue_efficiency.value for s in software]),
         memory_efficiency=column([_bandwidth_share(chip, s.memory_efficiency.value)[0] for chip, s in pairs]),
         stream_efficiency=column([_bandwidth_share(chip, s.stream_efficiency.value)[1] for chip, s in pairs]),
@@ -190,6 +192,13 @@ def _launch(chip: Chip, software: Software, conditions: Conditions) -> tuple[flo
     if conditions.launch == "single":
         return own.single_gap.value, own.single_floor.value
     return chip.launch_gap_graph_s * own.timer_ratio.value, 0.0
+
+
+def _call_floor(chip: Chip, software: Software, conditions: Conditions) -> float:
+    """The least that the host makes of a call into a library of products."""
+    if conditions.launch == "single" and software.launches is not None:
+        return software.launches.single_call.value
+    return _launch(chip, software, conditions)[1]
 
 
 def _bandwidth_share(chip: Chip, reached: float) -> tuple[float, float]:

@@ -42,8 +42,9 @@ class Menu(Frozen):
 
     `order` says how blocks walk over the tiles: those that run together form a square, which takes least from memory,
     or lines along the shorter side of the result. `cluster` is how many blocks along m load what they have in common
-    once, where the engine reads shared memory. `tiles` are the (m, n) that one block computes, `wide_tiles` those it has in addition where the matrix engine
-    takes its operands from memory, `k` the depth of one step, `split_k` the ways to divide k over blocks.
+    once, where the engine reads shared memory. `tiles` are the (m, n) that one block computes, `wide_tiles` those it
+    has in addition where the matrix engine takes its operands from memory, `k` the depth of one step, `split_k` the
+    ways to divide k over blocks.
     """
 
     tiles: Tiles = ()
@@ -94,7 +95,8 @@ class Launches(Frozen):
     - `stream_ratio`: gap to the kernel before in a stream, as a multiple of the chip's `launch_gap_stream`
     - `host_time`: what the host needs to launch a kernel of a stream; kernels cannot follow each other faster
     - `single_gap`: from the launch of a single kernel to its start, and from its end until that is noticed
-    - `single_floor`: the least a single launch takes, which is the host's own time
+    - `single_floor`: the least a single launch takes, which is the host's own time; `single_call` likewise of a call
+      into a library of products
     - `timer_ratio`: what a profiler's span of a kernel includes, as a multiple of the chip's `launch_gap_graph`
     """
 
@@ -102,6 +104,7 @@ class Launches(Frozen):
     host_time: Duration
     single_gap: Duration
     single_floor: Duration
+    single_call: Duration
     timer_ratio: Number
 
 
