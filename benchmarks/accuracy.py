@@ -156,6 +156,7 @@ def _pairs(held_out: Sequence[Prediction]) -> str:
 
 def _others(found: Sequence[Prediction]) -> str:
     """What other tools claim, and ours on the same rows, or where those are not public on rows of the same source."""
+
     def mape(takes: Callable[[WholeModel], bool]) -> str:
         rows = [p for p in found if isinstance(p.row, WholeModel) and ":" not in p.row.metric and takes(p.row)]
         return f"{percent(score(rows).mape)} ({len(rows)})" if rows else "-"

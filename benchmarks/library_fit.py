@@ -142,16 +142,16 @@ def fit(
     fixed: dict[str, float] | None = None,
     relative: bool = False,
 ) -> Fitted:
-    """Least weighted mean of |log(predicted / measured)|, each kind of row and GPU counting alike; or, `relative`, of
-    |predicted / measured - 1| up to 1, each row by its weight.
+    """Least weighted mean of |log(predicted / measured)|, each class of rows and each GPU counting alike; or, if
+    `relative`, of |predicted / measured - 1| up to 1, each row by its weight.
 
-    `fixed` holds constants (by path) at a value. Deterministic: one seed, one order.
+    `fixed` holds constants (by path; not those of a variant) at a value. Deterministic: one seed, one order.
     """
     generator = random.Random(20260101)
-    held = fixed or {}
-    values = [held.get(c.path, c.start) for c in constants]
+    held = {c: fixed[c.path] for c in constants if fixed and c.path in fixed and not c.only}
+    values = [held.get(c, c.start) for c in constants]
     steps = [FIRST_STEP] * len(values)
-    free = [i for i, c in enumerate(constants) if c.path not in held]
+    free = [i for i, c in enumerate(constants) if c not in held]
     plan = [_weights(group, weight, relative) for group in groups]
     best = _loss(groups, plan, constants, values, relative)
     for round_ in range(evaluations):
@@ -172,7 +172,7 @@ def _weights(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Weights `[row]` and measured seconds `[row]`."""
     raw = [weight(row) for row in group.rows]
-    kinds = [("", "") if relative else (row.group, row.dtype) for row in group.rows]
+    kinds = ["" if relative else row.group for row in group.rows]
     sums = {kind: sum(w for w, k in zip(raw, kinds, strict=True) if k == kind) for kind in set(kinds)}
     shares = raw if relative else [w / sums[k] if sums[k] else 0.0 for w, k in zip(raw, kinds, strict=True)]
     measured = [row.measured for row in group.rows]

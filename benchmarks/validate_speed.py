@@ -1,6 +1,6 @@
 """How many measured kernel rows are predicted a minute, from CSV files.
 
-    python benchmarks/validate_speed.py measured/{gemm,attention,moe,elementwise,norm_softmax,conv}.csv
+python benchmarks/validate_speed.py measured/{gemm,attention,moe,elementwise,norm_softmax,conv}.csv
 """
 
 from __future__ import annotations

@@ -64,7 +64,6 @@ class Conditions:
         if self.copies < 1:
             raise InputError(f"copies = {self.copies}: the sets of weights that take turns are 1 or more")
 
-
     @property
     def in_a_row(self) -> float:
         """Kernels that run back to back; infinite where they never end."""

@@ -98,13 +98,15 @@ class Profile:
         """
         found = self._chip(chip)
         kernels = form_kernels(self.workload, self.execution.mode)
-        return Sensitivity(self.workload, kernels, found, self.execution.software_of(found)).elasticities(remap)
+        software, conditions = self.execution.software_of(found), self.execution.mode.conditions
+        return Sensitivity(self.workload, kernels, found, software, conditions).elasticities(remap)
 
     def explain(self, path: str, chip: str | None = None, *, losers: int = 5) -> list[Explanation]:
         """Why the kernels of the module at `path` run as they do on a chip (the first, unless named)."""
         found = self._chip(chip)
         kernels = form_kernels(self.workload, self.execution.mode)
-        return explain(self.workload, kernels, found, self.execution.software_of(found), path, losers)
+        software, conditions = self.execution.software_of(found), self.execution.mode.conditions
+        return explain(self.workload, kernels, found, software, path, losers, conditions)
 
     def _chip(self, name: str | None) -> Chip:
         self[name or self.hardware[0].name]
@@ -415,7 +417,8 @@ def _finish(
                 f"has {fits.has_bytes / 1e9:.1f} GB, at least {fits.chips} chips; "
                 "without strict it is priced as if it did"
             )
-        results.append(run(work, kernels, chip, execution.software_of(chip), fits))
+        software = execution.software_of(chip)
+        results.append(run(work, kernels, chip, software, fits, conditions=execution.mode.conditions))
         annotate(graph, kernels, results[-1])
     return Profile(
         result=Result(

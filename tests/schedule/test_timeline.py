@@ -19,6 +19,7 @@ seconds = st.floats(0.0, 1.0)
 
 EMPTY = KernelShape("pointwise", "float32", (1, 1, 1, 1), (), (), 0.0, 0.0, 0.0)
 
+
 def choice(core: float, external: float, overhead: float, read: float, write: float) -> Choice:
     return Choice(
         latency_s=max(core, external) + overhead,

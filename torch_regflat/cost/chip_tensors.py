@@ -65,6 +65,7 @@ class ChipTensors:
     launch_gap: Tensor
     host_floor: Tensor
     call_floor: Tensor
+    convolution_host: Tensor
     issue_efficiency: Tensor
     memory_efficiency: Tensor
     stream_efficiency: Tensor
@@ -87,6 +88,7 @@ class ChipTensors:
     wide_head: Tensor
     attention_memory: Tensor
     widening_ops: Tensor
+    widening_exposed: Tensor
     attention_energy: Tensor
     threads: Tensor
     norm_threads: Tensor
@@ -161,6 +163,7 @@ def chip_tensors(chips: list[Chip], software: list[Software], conditions: Condit
         launch_gap=column([_launch(chip, s, conditions)[0] for chip, s in pairs]),
         host_floor=column([_launch(chip, s, conditions)[1] for chip, s in pairs]),
         call_floor=column([_call_floor(chip, s, conditions) for chip, s in pairs]),
+        convolution_host=column([_convolution_host(s, conditions) for s in software]),
         issue_efficiency=column([s.issue_efficiency.value for s in software]),
         memory_efficiency=column([_bandwidth_share(chip, s.memory_efficiency.value)[0] for chip, s in pairs]),
         stream_efficiency=column([_bandwidth_share(chip, s.stream_efficiency.value)[1] for chip, s in pairs]),
@@ -174,6 +177,7 @@ def chip_tensors(chips: list[Chip], software: list[Software], conditions: Condit
         settle_time=column([s.switching.settle_time.value if s.switching else 0.0 for s in software]),
         instant_share=column([s.switching.instant_share.value if s.switching else 1.0 for s in software]),
         residency_share=column([s.residency_share.value for s in software]),
+        widening_exposed=column([s.widening_exposed.value if s.widening_exposed else 0.0 for s in software]),
         wave_softness=column([s.wave_softness.value for s in software]),
         cluster=column([float(s.menu.cluster) for s in software]),
         walks_lines=column([float(s.menu.order == "line") for s in software]),
@@ -201,6 +205,14 @@ def _call_floor(chip: Chip, software: Software, conditions: Conditions) -> float
     return _launch(chip, software, conditions)[1]
 
 
+def _convolution_host(software: Software, conditions: Conditions) -> float:
+    """Seconds in which the device waits for the host to start a convolution."""
+    own = software.launches
+    if own is None or own.convolution_time is None or conditions.launch != "single":
+        return 0.0
+    return own.convolution_time.value
+
+
 def _bandwidth_share(chip: Chip, reached: float) -> tuple[float, float]:
     """Share of datasheet external bandwidth that products and that streams get, of which copies are measured."""
     level = chip.external
@@ -226,7 +238,7 @@ def _attention(pairs: list[tuple[Chip, Software]]) -> dict[str, list[float]]:
             "softmax_exposed": own.softmax_exposed.value if own else 0.0,
             "attention_feed": own.register_feed.value if own else 1.0,
             "wide_head": own.wide_head.value if own else 1.0,
-            "attention_memory": own.memory_efficiency.value if own else software.memory_efficiency.value,
+            "attention_memory": ((own and own.memory_efficiency) or software.stream_efficiency).value,
             "attention_energy": own.product_energy.value if own else 1.0,
             "widening_ops": own.widening_ops.value if own else 0.0,
         }
@@ -280,9 +292,18 @@ def _engine_numbers(chip: Chip, software: Software, dtype: str, conditions: Cond
     board, issue = _board_energy(chip, software, engine, bits, conditions), software.issue_efficiency.value
     depth = _value(software.deep_pipeline if ahead else software.pipeline_depth) or math.inf
     if engine.kind != "matrix":
-        issue = software.vector_issue_efficiency.value
+        issue = software.vector_issue_efficiency.value * _issued(chip, software, engine, dtype)
     tile = (float(m), float(n), float(k))
     return rate, _energy(chip, dtype, None), extra, *tile, feeds, bits, board, issue, ahead, depth
+
+
+def _issued(chip: Chip, software: Software, engine: Engine, dtype: str) -> float:
+    """Share of a vector engine's peak that its core can start instructions for, beside those that only serve it."""
+    slots, others = chip.cores.issue, software.other_instructions
+    if slots is None or others is None:
+        return 1.0
+    lanes = engine.rate[dtype_name(dtype)].value / 2.0 * min(1.0, dtype_bits(dtype) / 32.0)
+    return min(1.0, slots.value / (lanes * (1.0 + others.value)))
 
 
 def _board_energy(chip: Chip, software: Software, engine: Engine, bits: float, conditions: Conditions) -> float:

@@ -124,6 +124,7 @@ def evaluate(move: Movement, kernels: KernelTensors, chip: ChipTensors, rates: R
     slowed = [t * stretch for t in core]
     core_s = _combine(slowed, overlap, kernels)
     latency = torch.maximum(_combine([*slowed, move.external_s], overlap, kernels) + move.overhead_s, wait)
+    latency = latency + chip.convolution_host * kernels.convolution
     latency = torch.maximum(latency, torch.where(kernels.tiled > 0.0, chip.call_floor, chip.host_floor))
 
     scale = 1.0 / (stretch * stretch)

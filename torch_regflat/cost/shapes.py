@@ -92,6 +92,8 @@ class KernelShape:
     group: int = 1
     """Query heads of attention that share keys and values."""
     sequential: int = 1
+    widened: float = 0.0
+    """Elements of a factor that is stored in fewer bits than it is multiplied in."""
     grouped: bool = False
     """A product a group (experts): the axis b, which libraries run with kernels of their own."""
     ragged: tuple[tuple[float, float], ...] = ()
@@ -236,6 +238,7 @@ class KernelTensors:
     sweeps: Tensor
     """Of rows that are normalized, as in `Rows`; 0 elsewhere."""
     available: Tensor
+    widened: Tensor
     apart_bytes: Tensor
     apart_kernels: Tensor
     rate_share: Tensor
@@ -243,6 +246,7 @@ class KernelTensors:
     ragged: tuple[Tensor, Tensor] | None
     """Of groups that differ, rows and counts `[kernel, 1, 1, 1, bin]`; None where no kernel has any."""
     attention: Tensor
+    convolution: Tensor
     tiled: Tensor
     read_near: Tensor
     read_far: Tensor
@@ -300,12 +304,14 @@ def pack(shapes: list[KernelShape], device: torch.device | None = None) -> Kerne
         row_bytes=column([s.rows.row_bytes if s.rows else 0.0 for s in shapes]),
         sweeps=column([float(s.rows.sweeps) if s.rows else 0.0 for s in shapes]),
         available=column([s.available for s in shapes]),
+        widened=column([s.widened for s in shapes]),
         apart_bytes=column([s.apart_bytes for s in shapes]),
         apart_kernels=column([s.apart_kernels for s in shapes]),
         rate_share=column([s.rate_share for s in shapes]),
         grouped=column([float(s.grouped) for s in shapes]),
         ragged=_ragged(shapes, device),
         attention=column([float(s.kind == "attention") for s in shapes]),
+        convolution=column([float(s.kind == "convolution") for s in shapes]),
         tiled=column([float(s.is_tiled) for s in shapes]),
         **totals,
     )

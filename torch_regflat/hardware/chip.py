@@ -98,11 +98,13 @@ Peaks = Annotated[dict[str, OpsPerSecond], AfterValidator(_known_dtypes)]
 class Cores(Frozen):
     """The units that a chip repeats: streaming multiprocessors, tiles, tensor cores with their own memory.
 
+    `issue` is how many instructions (of single threads) the schedulers of one start a clock, where they limit it.
     `threads` is how many threads one holds at a time; 2048 where a file of a GPU does not say.
     """
 
     name: str
     count: Count
+    issue: OpRate | None = None
     threads: Count | None = None
 
 
@@ -589,7 +591,7 @@ def _check_scratchpad(chip: Chip) -> None:
     for engine in arrays:
         lacking = [field for field in ("rows", "columns", "dataflow") if getattr(engine, field) is None]
         if lacking:
-            what = ', '.join(lacking)
+            what = ", ".join(lacking)
             raise ValueError(f"engines.{engine.name}: a systolic array without {what}; add what is missing")
     seen_chip = ""
     for level in chip.on_chip:

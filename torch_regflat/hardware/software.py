@@ -63,10 +63,11 @@ class AttentionKernels(Frozen):
 
     - `rows`: queries that one block holds; `splits`: ways to divide the keys over blocks
     - `block_latency`: chain of accesses before and after a block's arithmetic, paid by a kernel and each further wave
-    - `softmax_exposed`: share of the shorter of product and softmax that the longer does not hide
+    - `softmax_exposed`: share of the shorter of product and softmax that the longer does not hide, where the engine
+      takes operands from memory
     - `register_feed`: rate of products whose operands go through registers, as a share of long matrix products'
     - `wide_head`: likewise where heads are so wide that they fill the registers
-    - `memory_efficiency`: share of datasheet external bandwidth that streaming keys and values reaches
+    - `memory_efficiency`: share of datasheet external bandwidth that keys and values reach, where not that of streams
     - `product_energy`: energy of a product as a share of long matrix products', where an engine that reads its factors
       from memory finds one in registers
     - `widening_ops`: vector operations to widen an element that is stored in fewer bits than the queries
@@ -80,7 +81,7 @@ class AttentionKernels(Frozen):
     softmax_exposed: Share
     register_feed: Efficiency
     wide_head: Efficiency
-    memory_efficiency: Efficiency
+    memory_efficiency: Efficiency | None = None
     product_energy: Efficiency
     widening_ops: Number
     narrow_feeds: tuple[Literal["registers", "memory"], ...] = ("registers", "memory")
@@ -97,6 +98,8 @@ class Launches(Frozen):
     - `single_gap`: from the launch of a single kernel to its start, and from its end until that is noticed
     - `single_floor`: the least a single launch takes, which is the host's own time; `single_call` likewise of a call
       into a library of products
+    - `convolution_time`: the host's own time of a single convolution (its plan is looked up, its workspace allocated),
+      in which the device waits
     - `timer_ratio`: what a profiler's span of a kernel includes, as a multiple of the chip's `launch_gap_graph`
     """
 
@@ -106,6 +109,7 @@ class Launches(Frozen):
     single_floor: Duration
     single_call: Duration
     timer_ratio: Number
+    convolution_time: Duration | None = None
 
 
 class Switching(Frozen):
@@ -182,6 +186,8 @@ class Software(Frozen):
 
     - `issue_efficiency`, `vector_issue_efficiency`: share of the peak that a matrix engine, that vector engines sustain
       inside a long product
+    - `other_instructions`: instructions that a product on vector engines issues beside each multiplication; none is no
+      limit
     - `memory_efficiency`, `stream_efficiency`: share of datasheet external bandwidth that products, that kernels which
       only stream reach; `l2_efficiency`: share of measured L2 bandwidth
     - `prologue`: once a wave of blocks; `split_cost`: once a kernel that splits k
@@ -197,10 +203,11 @@ class Software(Frozen):
     - `launches`: what other ways to launch than a graph cost; without it they cost the same
     - `switching`: energy of a board; without it that is the sum of the parts in the chip's file
     - `attention`: kernels of fused attention; without it they lose nothing
+    - `widening_exposed`: share of the vector operations on narrow weights that loading them does not hide
     - `rows`: kernels of norms and softmaxes; without it they stream each row once
     - `narrowing`: products of narrowed activations; without it they are narrowed on the way into the product
     - `winograd`: Winograd convolutions; without it there are none
-    - `experts`: the menu for grouped products; without it that of all products, never split along k
+    - `experts`: the menu for grouped products; without it the tiles of all products, not split along k
     """
 
     schema_: Literal[1] = Field(alias="schema")
@@ -215,9 +222,11 @@ class Software(Frozen):
     experts: Menu | None = None
     narrowing: Narrowing | None = None
     winograd: WinogradKernels | None = None
+    widening_exposed: Share | None = None
     rows: RowKernels | None = None
     issue_efficiency: Efficiency
     vector_issue_efficiency: Efficiency
+    other_instructions: Number | None = None
     memory_efficiency: Efficiency
     stream_efficiency: Efficiency
     l2_efficiency: Positive

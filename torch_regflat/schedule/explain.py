@@ -7,6 +7,7 @@ import math
 import torch
 
 from .. import mapping as mappings
+from ..conditions import SCHEDULED, Conditions
 from ..cost.chip_tensors import chip_tensors
 from ..cost.kernel import Cost, Movement
 from ..cost.shapes import KernelShape
@@ -24,7 +25,13 @@ AXES = ("b", "m", "n", "k")
 
 
 def explain(
-    workload: Workload, kernels: list[Kernel], chip: Chip, software: Software, path: str, losers: int = 5
+    workload: Workload,
+    kernels: list[Kernel],
+    chip: Chip,
+    software: Software,
+    path: str,
+    losers: int = 5,
+    conditions: Conditions = SCHEDULED,
 ) -> list[Explanation]:
     """Explain the kernels that run (part of) the module at `path`, `losers` alternatives each.
 
@@ -36,10 +43,10 @@ def explain(
         raise InputError(
             f"no kernel runs {path!r}{near(path, known) or ';'} regflat profile --by module lists the paths"
         )
-    places = places_of(kernels, workload, chip, software)
-    search = Search(chip, software, chip_tensors([chip], [software]), "latency")
+    places = places_of(kernels, workload, chip, software, conditions)
+    search = Search(chip, software, chip_tensors([chip], [software], conditions), "latency", conditions=conditions)
     shapes = [shape_of(k, places[k.index], workload) for k in found]
-    chosen = [choice.shape for choice in choose(shapes, chip, software)]
+    chosen = [choice.shape for choice in choose(shapes, chip, software, conditions=conditions)]
     return [_explain(k, shape, search, losers) for k, shape in zip(found, chosen, strict=True)]
 
 

@@ -42,9 +42,7 @@ class Intervals:
         """The ends of each kernel instance of one workload; `bounds` says what bounds it."""
         if self.by_rows:
             return [self._spread(*one) for one in zip(shapes, slots, bounds, strict=True)]
-        best, worst = (
-            slots_of(self.chip, [prices[shape] for shape in shapes], places) for prices in self.ends
-        )
+        best, worst = (slots_of(self.chip, [prices[shape] for shape in shapes], places) for prices in self.ends)
         return [
             (min(low.share_s, slot.share_s), max(high.share_s, slot.share_s))
             for low, slot, high in zip(best, slots, worst, strict=True)
@@ -61,5 +59,6 @@ class Intervals:
 
 def _described(known: Uncertainty, by_rows: bool, wide: bool) -> Interval:
     if not by_rows:
-        return Interval("parameter range", 0.0, 1.0)
-    return Interval("rows of its relatives" if wide else "rows of this chip", known.coverage, known.correlation)
+        return Interval("parameter range")
+    basis = "rows of its relatives" if wide else "rows of this chip"
+    return Interval(basis, known.coverage, known.correlation, known.class_correlation)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, get_args
 
-from ..conditions import Launch
+from ..conditions import Conditions, Launch
 from ..errors import InputError, near
 from ..hardware.chip import Chip
 from ..hardware.software import Software, for_chip, load
@@ -30,6 +30,10 @@ class Mode:
     merged: bool
     copies_caches: bool
     launch: Launch
+
+    @property
+    def conditions(self) -> Conditions:
+        return Conditions(launch=self.launch)
 
 
 MODES: dict[str, Mode] = {

@@ -181,7 +181,7 @@ def candidates(
         if bool((kernels.grouped > 0).all()):
             menu = software.experts or software.menu
             wide = menu.wide_tiles if engine is not None and engine.feed == "memory" else ()
-            return mappings.library_menu(menu.tiles + wide, menu.k, (1,))
+            return mappings.library_menu(menu.tiles + wide, menu.k, menu.split_k if software.experts else (1,))
         return mappings.library_menu(software.tiles_for(engine), software.tile_k, software.split_k)
     return mappings.tilings(*kernels.sizes[1:], software.split_k, halvings)
 

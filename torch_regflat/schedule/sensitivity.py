@@ -15,6 +15,7 @@ from typing import Any, Literal, cast
 import torch
 from torch import Tensor
 
+from ..conditions import SCHEDULED, Conditions
 from ..cost.chip_tensors import ChipTensors, LevelTensors, RateTensors, chip_tensors, rate_tensors
 from ..cost.kernel import evaluate
 from ..cost.shapes import KernelShape, pack
@@ -75,17 +76,24 @@ class Parameter:
 class Sensitivity:
     """One workload on one chip with its mappings chosen, as a function of the chip's numbers."""
 
-    def __init__(self, workload: Workload, kernels: Sequence[Kernel], chip: Chip, software: Software) -> None:
-        self.chip, self.software, self.kernels = chip, software, list(kernels)
-        self.places: list[Residency] = places_of(self.kernels, workload, chip, software)
+    def __init__(
+        self,
+        workload: Workload,
+        kernels: Sequence[Kernel],
+        chip: Chip,
+        software: Software,
+        conditions: Conditions = SCHEDULED,
+    ) -> None:
+        self.chip, self.software, self.kernels, self.conditions = chip, software, list(kernels), conditions
+        self.places: list[Residency] = places_of(self.kernels, workload, chip, software, conditions)
         shapes = [shape_of(k, p, workload) for k, p in zip(self.kernels, self.places, strict=True)]
         self.distinct: list[KernelShape] = list(dict.fromkeys(shapes))
         position = {shape: i for i, shape in enumerate(self.distinct)}
         self.rows = [position[shape] for shape in shapes]
-        self.choices = choose(self.distinct, chip, software)
+        self.choices = choose(self.distinct, chip, software, conditions=conditions)
         self.priced = [choice.shape for choice in self.choices]
         self.dtypes = [engine_dtype(shape, chip, software) for shape in self.priced]
-        self.tensors = chip_tensors([chip], [software])
+        self.tensors = chip_tensors([chip], [software], conditions)
         self.parameters = self._parameters()
 
     def _parameters(self) -> list[Parameter]:
@@ -121,7 +129,7 @@ class Sensitivity:
 
     def totals(self, scales: Tensor) -> tuple[Tensor, Tensor, list[Tensor]]:
         """Seconds, joules, and each kernel's exclusive seconds, with the chosen mappings and scaled parameters."""
-        rates = rate_tensors([self.chip], [self.software], self.dtypes)
+        rates = rate_tensors([self.chip], [self.software], self.dtypes, self.conditions)
         tensors, rates = self.scaled(self.tensors, rates, self.dtypes, scales)
         packed = pack(self.priced)
         columns = [torch.tensor(c, dtype=torch.float64) for c in zip(*(c.tile for c in self.choices), strict=True)]
@@ -187,5 +195,5 @@ class Sensitivity:
         return found[0], found[1]
 
     def _searched(self, adjust: Callable[..., tuple[ChipTensors, RateTensors]]) -> float:
-        choices = choose(self.distinct, self.chip, self.software, adjust=adjust)
+        choices = choose(self.distinct, self.chip, self.software, adjust=adjust, conditions=self.conditions)
         return math.fsum(slot.share_s for slot in self._slots([choices[row] for row in self.rows]))

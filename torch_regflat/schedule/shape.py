@@ -6,6 +6,7 @@ import math
 from dataclasses import replace
 
 from ..cost.shapes import KernelShape, Rows, Sliding, Stream, TiledOperand, tile_axes, tiled_operand
+from ..hardware.chip import dtype_bits
 from ..workload import LoopNest, Role, Workload
 from .kernels import Kernel
 from .residency import Residency
@@ -61,11 +62,19 @@ def _shape(
         group=dict(lead.dims).get("g", 1) if lead.kind == "attention" else 1,
         sequential=max(nest.sequential for nest in nests),
         grouped=lead.kind == "product" and "g" in dict(lead.dims),
+        widened=_widened(lead) if operands and lead.kind == "product" else 0.0,
         ragged=lead.ragged,
         sliding=_sliding(lead) if operands else None,
         rows=None if operands else _rows(nests),
         available=available,
     )
+
+
+def _widened(nest: LoopNest) -> float:
+    """Elements of weights that are stored in fewer bits than the arithmetic takes."""
+    bits = dtype_bits(nest.dtype)
+    narrow = [o for o in nest.operands if o.access == "read" and o.role == "weight" and o.bits < 0.7 * bits]
+    return math.fsum(o.footprint_bytes(nest.sizes) * 8 / o.bits for o in narrow if len(o.dims) > 1)
 
 
 def _rows(nests: list[LoopNest]) -> Rows | None:

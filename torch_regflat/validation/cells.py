@@ -59,7 +59,6 @@ class Cells:
             raise RowError(f"{self.place}: column {column} is {value!r}; it must be a positive number")
         return number
 
-
     def shapes(self, column: str) -> tuple[tuple[int, ...], ...]:
         """`[[2, 3], [1]]` as two shapes, `(2, 3)` as one."""
         text = self.text(column)

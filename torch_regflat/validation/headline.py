@@ -30,9 +30,7 @@ def _longer(row: Row, us: float) -> bool:
 
 
 def _gemm(*dtypes: str, us: float = 0.0) -> Callable[[Row], bool]:
-    return lambda row: (
-        isinstance(row, Gemm) and not row.is_consensus and row.dtype in dtypes and _longer(row, us)
-    )
+    return lambda row: isinstance(row, Gemm) and not row.is_consensus and row.dtype in dtypes and _longer(row, us)
 
 
 def _stream(*kinds: str) -> Callable[[Row], bool]:

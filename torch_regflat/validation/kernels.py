@@ -19,6 +19,7 @@ aten = torch.ops.aten
 
 TORCH_DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16, "fp8": torch.float8_e4m3fn}
 
+
 def operations(row: Row) -> Workload:
     """The workload of a kernel row, in a model's own number format where its dtype is a quantised one.
 

@@ -88,9 +88,7 @@ def read_package(sample: int = SAMPLE) -> list[Table]:
     """A sample of each table of the installed package. Raises `InputError` where it is not installed."""
     found = importlib.util.find_spec(PACKAGE)
     if found is None or not found.submodule_search_locations or importlib.util.find_spec("pyarrow") is None:
-        raise InputError(
-            "--from-package needs the package aiconfigurator-core; pip install 'torch_regflat[validate]'"
-        )
+        raise InputError("--from-package needs the package aiconfigurator-core; pip install 'torch_regflat[validate]'")
     return read_folder(Path(next(iter(found.submodule_search_locations))) / "systems" / "data", sample)
 
 

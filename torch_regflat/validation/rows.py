@@ -12,6 +12,7 @@ Quantity = Literal["latency", "rate", "power"]
 
 Shape: TypeAlias = tuple[int | str, ...]
 
+
 @dataclass(frozen=True, kw_only=True)
 class Row:
     """What all rows have. `measured` is in seconds, tokens a second or watts; `cells` is the line as it was read.

@@ -18,6 +18,7 @@ from ...cost.chip_tensors import ChipTensors, RateTensors
 from ...cost.kernel import Movement, merge
 from ...cost.shapes import KernelTensors
 from ...mapping import MappingBatch
+from ...quantized import DEQUANTIZE_OPS
 from .. import attention
 from .grid import ACCUMULATOR_BYTES as ACCUMULATOR_BYTES
 from .grid import Grid
@@ -68,6 +69,7 @@ def _move(kernels: KernelTensors, mapping: MappingBatch, chip: ChipTensors, rate
         + _external_s(kernels, chip, kernels.apart_bytes)
         + rows.wait_s() * kernels.tiled
         + chip.prologue * kernels.sequential * grid.starts()
+        + chip.widening_exposed * DEQUANTIZE_OPS * kernels.widened / chip.vector_rate
         # Parts of a single row or column are summed in one block.
         + chip.split_cost * (mapping.split > 1.0) * kernels.tiled * ~alone,
         operand_far_bytes=by_operand,
