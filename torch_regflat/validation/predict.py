@@ -34,9 +34,9 @@ MODEL_CHUNK = 16
 class Prediction:
     """A row and what the model says of it, in the row's quantity (seconds, tokens a second, watts).
 
-    `value` is None where nothing could be predicted, and `reason` says why. `low` and `high` are the ends of the
-    stated interval. `roofline` is the plain datasheet roofline: the larger of FLOPs over dense peak and compulsory
-    bytes over bandwidth, of each operation.
+    `value` is None where nothing could be predicted, and `reason` says why. `low` and `high` are the ends of the stated
+    interval, None where the host decides (and for power). `roofline` is the plain datasheet roofline: the larger of
+    FLOPs over dense peak and compulsory bytes over bandwidth, of each kernel.
     """
 
     row: Row
@@ -67,9 +67,10 @@ class _Setting:
     software: Software
     conditions: Conditions
     mode: Mode
+    host_s: float
 
     def __hash__(self) -> int:
-        return hash((self.chip.name, self.software.name, self.conditions, self.mode))
+        return hash((self.chip.name, self.software.name, self.conditions, self.mode, self.host_s))
 
 
 def predict(rows: Iterable[Row], progress: Callable[[int], None] | None = None) -> list[Prediction]:
@@ -107,14 +108,14 @@ def _chip(gpu: str) -> Chip | str:
 def _setting(row: Row, chip: Chip) -> _Setting:
     protocol = protocol_of(row)
     chosen = software.for_chip(chip) if protocol.software is None else software.load(protocol.software)
-    return _Setting(chip, chosen, protocol.conditions_of(row, chip), protocol.mode)
+    return _Setting(chip, chosen, protocol.conditions_of(row, chip), protocol.mode, protocol.host_s)
 
 
 def _group(rows: list[Row], setting: _Setting) -> list[Prediction]:
     works = [_work(row, setting) for row in rows]
     parts = {id(part): part for work in works if isinstance(work, Work) for part in work.parts}
     priced = dict(zip(parts, _price(list(parts.values()), setting), strict=True))
-    return [_read(row, work, priced, setting.chip) for row, work in zip(rows, works, strict=True)]
+    return [_read(row, work, priced, setting) for row, work in zip(rows, works, strict=True)]
 
 
 def _work(row: Row, setting: _Setting) -> Work | str:
@@ -139,7 +140,8 @@ def _price(parts: Sequence[Part], setting: _Setting) -> list[ChipResult | str]:
     return [found for part in parts for found in _price([part], setting)]
 
 
-def _read(row: Row, work: Work | str, priced: dict[int, ChipResult | str], chip: Chip) -> Prediction:
+def _read(row: Row, work: Work | str, priced: dict[int, ChipResult | str], setting: _Setting) -> Prediction:
+    chip = setting.chip
     if isinstance(work, str):
         return Prediction(row, chip=chip.name, reason=work)
     results = [priced[id(part)] for part in work.parts]
@@ -148,18 +150,20 @@ def _read(row: Row, work: Work | str, priced: dict[int, ChipResult | str], chip:
         return Prediction(row, chip=chip.name, reason=failed[0])
     pairs = [(k, part.weight) for part, found in zip(work.parts, results, strict=True)
              if not isinstance(found, str) for k in found.kernels if work.phase in (None, k.phase)]  # fmt: skip
-    seconds = math.fsum(k.latency_s * weight for k, weight in pairs) / work.gpus + work.extra_s
+    seconds = work.seconds(math.fsum(k.latency_s * weight for k, weight in pairs))
+    ideal = work.seconds(math.fsum(roofline_s(p.kernels, chip, work.phase) * p.weight for p in work.parts))
+    if seconds < setting.host_s:
+        late, fast = _quantity(row, setting.host_s, 0.0), _roofline(row, ideal, chip)
+        return Prediction(row, chip=chip.name, value=late, roofline=fast, bound_by="host")
     interval = next(found.interval for found in results if not isinstance(found, str))
-    low, high = (None if at is None else at / work.gpus + work.extra_s for at in ends(pairs, interval))
-    joules = math.fsum(k.energy_j * weight for k, weight in pairs)
-    ideal = math.fsum(roofline_s(part.kernels, chip, work.phase) * part.weight for part in work.parts)
+    low, high = (None if at is None else work.seconds(at) for at in ends(pairs, interval))
     return Prediction(
         row,
         chip=chip.name,
-        value=_quantity(row, seconds, joules),
+        value=_quantity(row, seconds, math.fsum(k.energy_j * weight for k, weight in pairs)),
         low=_end(row, high if row.quantity == "rate" else low),
         high=_end(row, low if row.quantity == "rate" else high),
-        roofline=_roofline(row, ideal / work.gpus + work.extra_s, chip),
+        roofline=_roofline(row, ideal, chip),
         bound_by=heaviest((k.bound_by, k.latency_s) for k, _ in pairs),
         mapping=pairs[0][0].mapping if len(pairs) == 1 else "",
         **_cell([k for k, _ in pairs]),
