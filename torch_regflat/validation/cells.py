@@ -8,7 +8,6 @@ from collections.abc import Mapping
 
 from ..errors import InputError, near
 
-
 MOST = 1e15
 """No time in microseconds, no rate and no power is as large."""
 
