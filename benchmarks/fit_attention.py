@@ -21,14 +21,14 @@ from torch_regflat.validation.reading import read
 from torch_regflat.validation.rows import Row
 
 CONSTANTS = (
-    Constant("attention.block_latency", 5000, 30000, 15000),
-    Constant("attention.softmax_exposed", 0.1, 1.0, 0.5),
-    Constant("attention.register_feed", 0.5, 1.0, 0.9),
+    Constant("attention.block_latency", 5000, 30000, 14500),
+    Constant("attention.softmax_exposed", 0.1, 1.0, 0.74),
+    Constant("attention.register_feed", 0.5, 1.0, 0.8),
     Constant("attention.wide_head", 0.5, 1.0, 0.9),
-    Constant("attention.memory_efficiency", 0.75, 0.97, 0.85),
+    Constant("attention.memory_efficiency", 0.75, 0.97, 0.9),
     Constant("attention.product_energy", 0.2, 1.0, 0.8),
-    Constant("attention.widening_ops", 1.0, 30.0, 5.0),
-    Constant("attention.memory_efficiency", 0.4, 0.97, 0.85, only="serving-2025"),
+    Constant("attention.widening_ops", 1.0, 30.0, 8.0),
+    Constant("attention.memory_efficiency", 0.4, 0.97, 0.6, only="serving-2025"),
 )
 NEUTRAL = {
     "attention.block_latency": 1.0,

@@ -141,13 +141,13 @@ def fit(
 ) -> Fitted:
     """Least weighted mean of |log(predicted / measured)|, each kind of row and GPU counting alike.
 
-    `fixed` holds constants (by path) at a value. Deterministic: one seed, one order.
+    `fixed` holds constants (by path; not those of a variant) at a value. Deterministic: one seed, one order.
     """
     generator = random.Random(20260101)
-    held = fixed or {}
-    values = [held.get(c.path, c.start) for c in constants]
+    held = {c: fixed[c.path] for c in constants if fixed and c.path in fixed and not c.only}
+    values = [held.get(c, c.start) for c in constants]
     steps = [FIRST_STEP] * len(values)
-    free = [i for i, c in enumerate(constants) if c.path not in held]
+    free = [i for i, c in enumerate(constants) if c not in held]
     plan = [_weights(group, weight) for group in groups]
     best = _loss(groups, plan, constants, values)
     for round_ in range(evaluations):

@@ -7,6 +7,7 @@ import pytest
 
 from torch_regflat.errors import ChipError
 from torch_regflat.hardware import library, software
+from torch_regflat.hardware.library import load
 from torch_regflat.hardware.software import Software
 
 
@@ -62,3 +63,28 @@ def test_bad_files(tmp_path: Path) -> None:
     path.write_text("schema = 1\n", encoding="utf-8")
     with pytest.raises(ChipError, match=r"mine.toml: name: missing"):
         software.load(path)
+
+
+def test_a_variant_is_the_software_it_changes_but_for_what_it_says() -> None:
+    base, variant = software.load("cuda-libraries"), software.load("serving-2025")
+    assert variant.variant_of == "cuda-libraries"
+    assert base.attention is not None and variant.attention is not None
+    assert variant.attention.memory_efficiency.value < base.attention.memory_efficiency.value
+    assert variant.menu == base.menu and variant.switching == base.switching
+
+
+def test_a_variant_is_only_for_chips_that_run_what_it_changes() -> None:
+    variant = software.load("triton-experts")
+    assert software.for_chip(load("h100-sxm"), variant) == variant
+    other = load("regflat-physical")
+    assert software.for_chip(other, variant) == software.for_chip(other)
+
+
+def test_replacing_numbers_and_unknown_names() -> None:
+    base = software.load("cuda-libraries")
+    assert base.replace({"launch_ratio": {"value": 2.0}}).launch_ratio.value == 2.0
+    assert base.replace({}) == base
+    with pytest.raises(ChipError, match=r"software has no table 'attentoin'; did you mean attention\?"):
+        base.replace({"attentoin.wide_head": {"value": 0.5}})
+    with pytest.raises(ChipError, match="unknown key"):
+        base.replace({"attention.wide_hed": {"value": 0.5}})

@@ -91,6 +91,8 @@ class Launches(Frozen):
     - `host_time`: what the host needs to launch a kernel of a stream; kernels cannot follow each other faster
     - `single_gap`: from the launch of a single kernel to its start, and from its end until that is noticed
     - `single_floor`: the least a single launch takes, which is the host's own time
+    - `convolution_time`: the host's own time of a single convolution (its plan is looked up, its workspace allocated),
+      in which the device waits
     - `timer_ratio`: what a profiler's span of a kernel includes, as a multiple of the chip's `launch_gap_graph`
     """
 
@@ -99,6 +101,7 @@ class Launches(Frozen):
     single_gap: Duration
     single_floor: Duration
     timer_ratio: Number
+    convolution_time: Duration | None = None
 
 
 class Switching(Frozen):
@@ -117,6 +120,28 @@ class Switching(Frozen):
     zero_share: Share
     settle_time: Duration
     instant_share: Share
+
+
+class RowKernels(Frozen):
+    """The kernels of norms and softmaxes: a block of threads goes over each row as often as it must.
+
+    - `norm_threads`, `softmax_threads`: threads of a block; a softmax takes fewer for shorter rows
+    - `softmax_held`: longest row of a softmax that stays in registers
+    - `vector_bytes`: what a thread loads at a time
+    - `block_waits`: latencies of external memory for which a block waits beside its loads: reductions, start and end
+    - `reread_from`, `reread_range`: rows of all blocks, read and written, as a share of the L2: from there on parts
+      of a row are fetched again, and all of it where the share is larger by the range
+    """
+
+    norm_threads: int
+    softmax_threads: int
+    softmax_held: int
+    vector_bytes: int
+    block_waits: Number
+    reread_from: Positive
+    reread_range: Positive
+    source: str
+    note: str = ""
 
 
 class WinogradKernels(Frozen):
@@ -155,6 +180,7 @@ class Software(Frozen):
     - `switching`: energy of a board; without it that is the sum of the parts in the chip's file
     - `attention`: kernels of fused attention; without it they lose nothing
     - `widening_exposed`: share of the vector operations on narrow weights that loading them does not hide
+    - `rows`: kernels of norms and softmaxes; without it they stream each row once
     - `winograd`: Winograd convolutions; without it there are none
     - `experts`: the menu for grouped products; without it the tiles of all products, not split along k
     """
@@ -171,6 +197,7 @@ class Software(Frozen):
     experts: Menu | None = None
     winograd: WinogradKernels | None = None
     widening_exposed: Share | None = None
+    rows: RowKernels | None = None
     issue_efficiency: Efficiency
     vector_issue_efficiency: Efficiency
     other_instructions: Number | None = None
@@ -215,7 +242,7 @@ class Software(Frozen):
     @model_validator(mode="after")
     def _consistent(self) -> Software:
         check_sources(self, self.sources)
-        parts = {"attention": self.attention, "experts": self.experts, "winograd": self.winograd}
+        parts = {"attention": self.attention, "experts": self.experts, "winograd": self.winograd, "rows": self.rows}
         for name, part in {"menu": self.menu, **parts}.items():
             if part is not None and part.source not in self.sources and " " not in part.source:
                 raise ValueError(f"{name}: source {part.source!r} is not a key of [sources]")

@@ -8,10 +8,11 @@ in part:
 
     score = max(product, softmax) + softmax_exposed x min(product, softmax)
 
-Blocks of a causal triangle are unequal: a core sees the mean number of keys a block, and idles for half of the longest
-block at the end. A block new on its core waits through a chain of dependent accesses (addresses, queries, keys,
-values, result), which others on the core hide as far as several fit its shared memory. See Dao, FlashAttention-2,
-arXiv:2307.08691, and Shah et al., FlashAttention-3, arXiv:2407.08608.
+A block's first step has no softmax and its last no product of scores to run beside them: together they take a step of
+their own, for the rows that are not padding. Blocks of a causal triangle are unequal: a core sees the mean number of
+keys a block, and idles for half of the longest block at the end. A block new on its core waits through a chain of
+dependent accesses (addresses, queries, keys, values, result), which others on the core hide as far as several fit its
+shared memory. See Dao, FlashAttention-2, arXiv:2307.08691, and Shah et al., FlashAttention-3, arXiv:2407.08608.
 """
 
 from __future__ import annotations
@@ -126,7 +127,8 @@ class _Blocks:
         softmax = vector / scores
         exposed = torch.where(self.rates.runs_ahead > 0, chip.softmax_exposed, torch.ones_like(self.rates.rate))
         key_s = self.rows * (torch.maximum(product, softmax) + exposed * torch.minimum(product, softmax))
-        return (torch.clamp(self.per_core, min=1.0) * self.keys + 0.5 * self.most_keys) * key_s
+        keys = self.keys + KEYS * torch.minimum(m, self.rows) / self.rows
+        return (torch.clamp(self.per_core, min=1.0) * keys + 0.5 * self.most_keys) * key_s
 
     def _attained(self) -> Tensor:
         """Share of a long product's rate: less through registers, less where wide heads fill them, less for padding."""
