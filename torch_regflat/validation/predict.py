@@ -35,8 +35,8 @@ class Prediction:
     """A row and what the model says of it, in the row's quantity (seconds, tokens a second, watts).
 
     `value` is None where nothing could be predicted, and `reason` says why. `low` and `high` are the ends of the stated
-    interval, None where the host decides (and for power). `roofline` is the plain datasheet roofline: the larger of
-    FLOPs over dense peak and compulsory bytes over bandwidth, of each kernel.
+    interval, None for power. `roofline` is the plain datasheet roofline: the larger of FLOPs over dense peak and
+    compulsory bytes over bandwidth, of each kernel.
     """
 
     row: Row
@@ -67,10 +67,9 @@ class _Setting:
     software: Software
     conditions: Conditions
     mode: Mode
-    host_s: float
 
     def __hash__(self) -> int:
-        return hash((self.chip.name, self.software.name, self.conditions, self.mode, self.host_s))
+        return hash((self.chip.name, self.software.name, self.conditions, self.mode))
 
 
 def predict(rows: Iterable[Row], progress: Callable[[int], None] | None = None) -> list[Prediction]:
@@ -108,7 +107,7 @@ def _chip(gpu: str) -> Chip | str:
 def _setting(row: Row, chip: Chip) -> _Setting:
     protocol = protocol_of(row)
     chosen = software.for_chip(chip) if protocol.software is None else software.load(protocol.software)
-    return _Setting(chip, chosen, protocol.conditions_of(row, chip), protocol.mode, protocol.host_s)
+    return _Setting(chip, chosen, protocol.conditions_of(row, chip), protocol.mode)
 
 
 def _group(rows: list[Row], setting: _Setting) -> list[Prediction]:
@@ -152,9 +151,6 @@ def _read(row: Row, work: Work | str, priced: dict[int, ChipResult | str], setti
              if not isinstance(found, str) for k in found.kernels if work.phase in (None, k.phase)]  # fmt: skip
     seconds = work.seconds(math.fsum(k.latency_s * weight for k, weight in pairs))
     ideal = work.seconds(math.fsum(roofline_s(p.kernels, chip, work.phase) * p.weight for p in work.parts))
-    if seconds < setting.host_s:
-        late, fast = _quantity(row, setting.host_s, 0.0), _roofline(row, ideal, chip)
-        return Prediction(row, chip=chip.name, value=late, roofline=fast, bound_by="host")
     interval = next(found.interval for found in results if not isinstance(found, str))
     low, high = (None if at is None else work.seconds(at) for at in ends(pairs, interval))
     return Prediction(

@@ -36,7 +36,6 @@ class Protocol:
     conditions: Conditions
     past_l2: bool
     zero_from: float
-    host_s: float
     mode: Mode
     software: str | None
     note: str
@@ -85,7 +84,6 @@ def _protocol(entry: dict[str, Any]) -> Protocol:
         conditions=Conditions(**given),
         past_l2=past_l2,
         zero_from=parse(entry["zero_from"], "bytes") if "zero_from" in entry else math.inf,
-        host_s=parse(entry["host_time"], "time") if "host_time" in entry else 0.0,
         mode=named(entry.get("mode", "graph")),
         software=entry.get("software"),
         note=entry["note"],
