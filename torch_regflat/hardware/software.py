@@ -42,8 +42,9 @@ class Menu(Frozen):
 
     `order` says how blocks walk over the tiles: those that run together form a square, which takes least from memory,
     or lines along the shorter side of the result. `cluster` is how many blocks along m load what they have in common
-    once, where the engine reads shared memory. `tiles` are the (m, n) that one block computes, `wide_tiles` those it has in addition where the matrix engine
-    takes its operands from memory, `k` the depth of one step, `split_k` the ways to divide k over blocks.
+    once, where the engine reads shared memory. `tiles` are the (m, n) that one block computes, `wide_tiles` those it
+    has in addition where the matrix engine takes its operands from memory, `k` the depth of one step, `split_k` the
+    ways to divide k over blocks.
     """
 
     tiles: Tiles = ()
