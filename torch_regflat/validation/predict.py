@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from ..conditions import Conditions
@@ -72,7 +72,13 @@ class _Setting:
         return hash((self.chip.name, self.software.name, self.conditions, self.mode))
 
 
-def predict(rows: Iterable[Row], progress: Callable[[int], None] | None = None) -> list[Prediction]:
+Change = Callable[[Chip, Software], tuple[Chip, Software]]
+"""A chip and its software to others, for rows to be priced on."""
+
+
+def predict(
+    rows: Iterable[Row], progress: Callable[[int], None] | None = None, change: Change | None = None
+) -> list[Prediction]:
     """A prediction for every row, in their order; `progress` is told how many more are done."""
     listed = list(rows)
     done: dict[int, Prediction] = {}
@@ -87,6 +93,9 @@ def predict(rows: Iterable[Row], progress: Callable[[int], None] | None = None) 
     if progress is not None:
         progress(len(done))
     for setting, members in groups.items():
+        if change is not None:
+            chip, software = change(setting.chip, setting.software)
+            setting = replace(setting, chip=chip, software=software)
         size = CHUNK if not isinstance(listed[members[0]], WholeModel) else MODEL_CHUNK
         for start in range(0, len(members), size):
             some = members[start : start + size]
