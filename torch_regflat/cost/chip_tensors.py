@@ -229,7 +229,7 @@ def _attention(pairs: list[tuple[Chip, Software]]) -> dict[str, list[float]]:
             "softmax_exposed": own.softmax_exposed.value if own else 0.0,
             "attention_feed": own.register_feed.value if own else 1.0,
             "wide_head": own.wide_head.value if own else 1.0,
-            "attention_memory": own.memory_efficiency.value if own else software.memory_efficiency.value,
+            "attention_memory": ((own and own.memory_efficiency) or software.stream_efficiency).value,
             "attention_energy": own.product_energy.value if own else 1.0,
             "widening_ops": own.widening_ops.value if own else 0.0,
         }

@@ -63,10 +63,11 @@ class AttentionKernels(Frozen):
 
     - `rows`: queries that one block holds; `splits`: ways to divide the keys over blocks
     - `block_latency`: chain of accesses before and after a block's arithmetic, paid by a kernel and each further wave
-    - `softmax_exposed`: share of the shorter of product and softmax that the longer does not hide
+    - `softmax_exposed`: share of the shorter of product and softmax that the longer does not hide, where the engine
+      takes operands from memory
     - `register_feed`: rate of products whose operands go through registers, as a share of long matrix products'
     - `wide_head`: likewise where heads are so wide that they fill the registers
-    - `memory_efficiency`: share of datasheet external bandwidth that streaming keys and values reaches
+    - `memory_efficiency`: share of datasheet external bandwidth that keys and values reach, where not that of streams
     - `product_energy`: energy of a product as a share of long matrix products', where an engine that reads its factors
       from memory finds one in registers
     - `widening_ops`: vector operations to widen an element that is stored in fewer bits than the queries
@@ -80,7 +81,7 @@ class AttentionKernels(Frozen):
     softmax_exposed: Share
     register_feed: Efficiency
     wide_head: Efficiency
-    memory_efficiency: Efficiency
+    memory_efficiency: Efficiency | None = None
     product_energy: Efficiency
     widening_ops: Number
     narrow_feeds: tuple[Literal["registers", "memory"], ...] = ("registers", "memory")

@@ -4,7 +4,7 @@ A thread block holds a tile of queries and streams keys and values past it. Quer
 one tile. Where tiles are fewer than cores, the keys are split over blocks (split-KV) and a second pass joins the parts.
 
 A score is a product of the matrix engine, then an exponential and a few vector operations, which other products hide
-in part:
+in part where the engine takes its operands from memory, else not at all:
 
     score = max(product, softmax) + softmax_exposed x min(product, softmax)
 
