@@ -251,7 +251,10 @@ class Software(Frozen):
             raise ChipError(explain(error, data, cls, where)) from None
 
     def replace(self, changes: dict[str, Any], where: str = "software with changes") -> Software:
-        """New, validated software with some fields changed, named by dotted paths (`attention.wide_head`)."""
+        """New, validated software with some fields changed, named by dotted paths (`attention.wide_head`).
+
+        None removes an optional field.
+        """
         data = self.model_dump(by_alias=True, exclude_none=True, exclude_unset=True)
         for path, value in changes.items():
             *steps, last = path.split(".")
@@ -262,7 +265,8 @@ class Software(Frozen):
                     hint = near(step, place) or ";"
                     raise ChipError(f"{where}: {at} has no table {step!r}{hint} it has {', '.join(place)}")
                 place = place[step]
-            place[last] = {**place[last], **value} if isinstance(place.get(last), dict) else value
+            merged = isinstance(place.get(last), dict) and isinstance(value, dict)
+            place[last] = {**place[last], **value} if merged else value
         return Software.from_dict(data, where, replacing=True)
 
     @model_validator(mode="after")
