@@ -22,6 +22,7 @@ from torch_regflat.hardware import library, software
 from torch_regflat.hardware.chip import Chip
 from torch_regflat.hardware.software import Software
 from torch_regflat.mapping import MappingBatch
+from torch_regflat.schedule.narrowing import narrowed
 from torch_regflat.schedule.run import places_of
 from torch_regflat.schedule.select import candidates, engine_dtype, memory_system
 from torch_regflat.schedule.shape import shape_of
@@ -86,17 +87,18 @@ def groups_of(rows: Iterable[Row]) -> list[Group]:
         conditions = protocol.conditions_of(row, chip)
         found.setdefault((chip.name, chosen.name, conditions), Group(chip, chosen, conditions, [])).rows.append(row)
     for group in found.values():
-        _lower(group)
+        lower(group)
     return list(found.values())
 
 
-def _lower(group: Group) -> None:
+def lower(group: Group) -> None:
+    """Lower the rows of a group to packed kernels, with the menu of its software."""
     owned: dict[tuple[bool, bool], list[tuple[KernelShape, int]]] = {}
     for index, row in enumerate(group.rows):
         (work,) = work_of(row, group.chip, protocol_of(row).mode).parts
         places = places_of(work.kernels, work.workload, group.chip, group.software, group.conditions)
         for kernel, place in zip(work.kernels, places, strict=True):
-            shape = shape_of(kernel, place, work.workload)
+            shape = narrowed(shape_of(kernel, place, work.workload), group.chip, group.software)
             owned.setdefault((shape.kind == "attention", shape.grouped), []).append((shape, index))
     for members in owned.values():
         kernels = pack([shape for shape, _ in members])
@@ -138,8 +140,10 @@ def fit(
     weight: Callable[[Row], float],
     evaluations: int,
     fixed: dict[str, float] | None = None,
+    relative: bool = False,
 ) -> Fitted:
-    """Least weighted mean of |log(predicted / measured)|, each class of rows and each GPU counting alike.
+    """Least weighted mean of |log(predicted / measured)|, each class of rows and each GPU counting alike; or, if
+    `relative`, of |predicted / measured - 1| up to 1, each row by its weight.
 
     `fixed` holds constants (by path; not those of a variant) at a value. Deterministic: one seed, one order.
     """
@@ -148,14 +152,14 @@ def fit(
     values = [held.get(c, c.start) for c in constants]
     steps = [FIRST_STEP] * len(values)
     free = [i for i, c in enumerate(constants) if c not in held]
-    plan = [_weights(group, weight) for group in groups]
-    best = _loss(groups, plan, constants, values)
+    plan = [_weights(group, weight, relative) for group in groups]
+    best = _loss(groups, plan, constants, values, relative)
     for round_ in range(evaluations):
         i = free[round_ % len(free)]
         trial = list(values)
         moved = trial[i] * math.exp(generator.gauss(0.0, 1.0) * steps[i])
         trial[i] = min(max(moved, constants[i].low), constants[i].high)
-        loss = _loss(groups, plan, constants, trial)
+        loss = _loss(groups, plan, constants, trial, relative)
         if loss < best:
             values, best, steps[i] = trial, loss, min(steps[i] * 1.5, MOST_STEP)
         else:
@@ -163,12 +167,14 @@ def fit(
     return Fitted(tuple(values), best)
 
 
-def _weights(group: Group, weight: Callable[[Row], float]) -> tuple[torch.Tensor, torch.Tensor]:
+def _weights(
+    group: Group, weight: Callable[[Row], float], relative: bool
+) -> tuple[torch.Tensor, torch.Tensor]:
     """Weights `[row]` and measured seconds `[row]`."""
     raw = [weight(row) for row in group.rows]
-    kinds = [row.group for row in group.rows]
+    kinds = ["" if relative else row.group for row in group.rows]
     sums = {kind: sum(w for w, k in zip(raw, kinds, strict=True) if k == kind) for kind in set(kinds)}
-    shares = [w / sums[k] if sums[k] else 0.0 for w, k in zip(raw, kinds, strict=True)]
+    shares = raw if relative else [w / sums[k] if sums[k] else 0.0 for w, k in zip(raw, kinds, strict=True)]
     measured = [row.measured for row in group.rows]
     return torch.tensor(shares, dtype=torch.float64), torch.tensor(measured, dtype=torch.float64)
 
@@ -178,11 +184,13 @@ def _loss(
     plan: Sequence[tuple[torch.Tensor, torch.Tensor]],
     constants: Sequence[Constant],
     values: Sequence[float],
+    relative: bool,
 ) -> float:
     total = count = 0.0
     for group, (weights, measured) in zip(groups, plan, strict=True):
-        seconds = group.seconds(changed(group.software, constants, values))
-        total += float((weights * torch.log(seconds / measured).abs()).sum())
+        ratio = group.seconds(changed(group.software, constants, values)) / measured
+        sizes = torch.clamp((ratio - 1.0).abs(), max=1.0) if relative else torch.log(ratio).abs()
+        total += float((weights * sizes).sum())
         count += float(weights.sum())
     return total / count
 

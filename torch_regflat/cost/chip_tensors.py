@@ -64,6 +64,7 @@ class ChipTensors:
     unattributed_bit: Tensor
     launch_gap: Tensor
     host_floor: Tensor
+    call_floor: Tensor
     convolution_host: Tensor
     issue_efficiency: Tensor
     memory_efficiency: Tensor
@@ -79,6 +80,8 @@ class ChipTensors:
     instant_share: Tensor
     residency_share: Tensor
     wave_softness: Tensor
+    walks_lines: Tensor
+    cluster: Tensor
     block_latency: Tensor
     softmax_exposed: Tensor
     attention_feed: Tensor
@@ -159,6 +162,7 @@ def chip_tensors(chips: list[Chip], software: list[Software], conditions: Condit
         unattributed_bit=column([_value(chip.power.unattributed_bit) for chip in chips]),
         launch_gap=column([_launch(chip, s, conditions)[0] for chip, s in pairs]),
         host_floor=column([_launch(chip, s, conditions)[1] for chip, s in pairs]),
+        call_floor=column([_call_floor(chip, s, conditions) for chip, s in pairs]),
         convolution_host=column([_convolution_host(s, conditions) for s in software]),
         issue_efficiency=column([s.issue_efficiency.value for s in software]),
         memory_efficiency=column([_bandwidth_share(chip, s.memory_efficiency.value)[0] for chip, s in pairs]),
@@ -175,6 +179,8 @@ def chip_tensors(chips: list[Chip], software: list[Software], conditions: Condit
         residency_share=column([s.residency_share.value for s in software]),
         widening_exposed=column([s.widening_exposed.value if s.widening_exposed else 0.0 for s in software]),
         wave_softness=column([s.wave_softness.value for s in software]),
+        cluster=column([float(s.menu.cluster) for s in software]),
+        walks_lines=column([float(s.menu.order == "line") for s in software]),
         threads=column([chip.cores.threads.value if chip.cores.threads else _THREADS for chip in chips]),
         **{name: column(values) for name, values in (_attention(pairs) | _rows(software)).items()},
     )
@@ -190,6 +196,13 @@ def _launch(chip: Chip, software: Software, conditions: Conditions) -> tuple[flo
     if conditions.launch == "single":
         return own.single_gap.value, own.single_floor.value
     return chip.launch_gap_graph_s * own.timer_ratio.value, 0.0
+
+
+def _call_floor(chip: Chip, software: Software, conditions: Conditions) -> float:
+    """The least that the host makes of a call into a library of products."""
+    if conditions.launch == "single" and software.launches is not None:
+        return software.launches.single_call.value
+    return _launch(chip, software, conditions)[1]
 
 
 def _convolution_host(software: Software, conditions: Conditions) -> float:

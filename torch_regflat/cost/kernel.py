@@ -124,7 +124,8 @@ def evaluate(move: Movement, kernels: KernelTensors, chip: ChipTensors, rates: R
     slowed = [t * stretch for t in core]
     core_s = _combine(slowed, overlap, kernels)
     latency = torch.maximum(_combine([*slowed, move.external_s], overlap, kernels) + move.overhead_s, wait)
-    latency = torch.maximum(latency + chip.convolution_host * kernels.convolution, chip.host_floor)
+    latency = latency + chip.convolution_host * kernels.convolution
+    latency = torch.maximum(latency, torch.where(kernels.tiled > 0.0, chip.call_floor, chip.host_floor))
 
     scale = 1.0 / (stretch * stretch)
     level_energy[:-1] = [e * scale for e in level_energy[:-1]]

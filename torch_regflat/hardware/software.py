@@ -40,14 +40,19 @@ Sizes = Annotated[tuple[int, ...], AfterValidator(_positive)]
 class Menu(Frozen):
     """The kernels a library has for matrix products; an empty list leaves that choice free.
 
-    `tiles` are the (m, n) that one block computes, `wide_tiles` those it has in addition where the matrix engine
-    takes its operands from memory, `k` the depth of one step, `split_k` the ways to divide k over blocks.
+    `order` says how blocks walk over the tiles: those that run together form a square, which takes least from memory,
+    or lines along the shorter side of the result. `cluster` is how many blocks along m load what they have in common
+    once, where the engine reads shared memory. `tiles` are the (m, n) that one block computes, `wide_tiles` those it
+    has in addition where the matrix engine takes its operands from memory, `k` the depth of one step, `split_k` the
+    ways to divide k over blocks.
     """
 
     tiles: Tiles = ()
     wide_tiles: Tiles = ()
     k: Sizes = ()
     split_k: Sizes = (1,)
+    order: Literal["square", "line"] = "square"
+    cluster: int = 1
     source: str
     kind: Literal["datasheet", "measured", "paper", "fit", "estimate"]
     note: str = ""
@@ -91,7 +96,8 @@ class Launches(Frozen):
     - `stream_ratio`: gap to the kernel before in a stream, as a multiple of the chip's `launch_gap_stream`
     - `host_time`: what the host needs to launch a kernel of a stream; kernels cannot follow each other faster
     - `single_gap`: from the launch of a single kernel to its start, and from its end until that is noticed
-    - `single_floor`: the least a single launch takes, which is the host's own time
+    - `single_floor`: the least a single launch takes, which is the host's own time; `single_call` likewise of a call
+      into a library of products
     - `convolution_time`: the host's own time of a single convolution (its plan is looked up, its workspace allocated),
       in which the device waits
     - `timer_ratio`: what a profiler's span of a kernel includes, as a multiple of the chip's `launch_gap_graph`
@@ -101,6 +107,7 @@ class Launches(Frozen):
     host_time: Duration
     single_gap: Duration
     single_floor: Duration
+    single_call: Duration
     timer_ratio: Number
     convolution_time: Duration | None = None
 
@@ -145,6 +152,22 @@ class RowKernels(Frozen):
     note: str = ""
 
 
+class Narrowing(Frozen):
+    """How products in a narrow format (fp8, fp4) get narrow activations from wide ones.
+
+    - `kernels`: launches beside the product's own; `reads`: how often they read the activations
+    - `scales`: what has a scale of its own: the whole tensor, or each row, which a block of threads goes over twice
+    - `rate`: share of a long product's rate that the product sustains, with scales that change along k for example
+    """
+
+    kernels: Number
+    reads: Number
+    scales: Literal["tensor", "rows"]
+    rate: Efficiency
+    source: str
+    note: str = ""
+
+
 class WinogradKernels(Frozen):
     """What a library's Winograd convolutions lose.
 
@@ -182,6 +205,7 @@ class Software(Frozen):
     - `attention`: kernels of fused attention; without it they lose nothing
     - `widening_exposed`: share of the vector operations on narrow weights that loading them does not hide
     - `rows`: kernels of norms and softmaxes; without it they stream each row once
+    - `narrowing`: products of narrowed activations; without it they are narrowed on the way into the product
     - `winograd`: Winograd convolutions; without it there are none
     - `experts`: the menu for grouped products; without it the tiles of all products, not split along k
     """
@@ -196,6 +220,7 @@ class Software(Frozen):
     launches: Launches | None = None
     switching: Switching | None = None
     experts: Menu | None = None
+    narrowing: Narrowing | None = None
     winograd: WinogradKernels | None = None
     widening_exposed: Share | None = None
     rows: RowKernels | None = None
@@ -226,7 +251,10 @@ class Software(Frozen):
             raise ChipError(explain(error, data, cls, where)) from None
 
     def replace(self, changes: dict[str, Any], where: str = "software with changes") -> Software:
-        """New, validated software with some fields changed, named by dotted paths (`attention.wide_head`)."""
+        """New, validated software with some fields changed, named by dotted paths (`attention.wide_head`).
+
+        None removes an optional field.
+        """
         data = self.model_dump(by_alias=True, exclude_none=True, exclude_unset=True)
         for path, value in changes.items():
             *steps, last = path.split(".")
@@ -237,14 +265,15 @@ class Software(Frozen):
                     hint = near(step, place) or ";"
                     raise ChipError(f"{where}: {at} has no table {step!r}{hint} it has {', '.join(place)}")
                 place = place[step]
-            place[last] = {**place[last], **value} if isinstance(place.get(last), dict) else value
+            merged = isinstance(place.get(last), dict) and isinstance(value, dict)
+            place[last] = {**place[last], **value} if merged else value
         return Software.from_dict(data, where, replacing=True)
 
     @model_validator(mode="after")
     def _consistent(self) -> Software:
         check_sources(self, self.sources)
-        parts = {"attention": self.attention, "experts": self.experts, "winograd": self.winograd, "rows": self.rows}
-        for name, part in {"menu": self.menu, **parts}.items():
+        for name in ("menu", "attention", "experts", "narrowing", "winograd", "rows"):
+            part = getattr(self, name)
             if part is not None and part.source not in self.sources and " " not in part.source:
                 raise ValueError(f"{name}: source {part.source!r} is not a key of [sources]")
         return self
