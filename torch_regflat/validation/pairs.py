@@ -90,7 +90,7 @@ def factors_of(row: Row) -> dict[str, object]:
     if isinstance(row, Convolution):
         sizes = {"n": row.n, "c": row.c, "k": row.k, "image": (row.h, row.w), "stride": row.stride}
         sizes["filter"] = (row.r, row.s, row.pad_h, row.pad_w)
-    extra = {name: row.cells[name] for name in ("distribution", "metric") if name in row.cells}
+    extra: dict[str, object] = {name: row.cells[name] for name in ("distribution", "metric") if name in row.cells}
     return {"dtype": row.dtype, **sizes, **extra}
 
 
