@@ -16,14 +16,14 @@ from torch_regflat.validation.score import score, scores
 
 PUBLISHED = Path(__file__).parent / "published"
 BOUNDS = {
-    "gemm bf16/fp16": 0.20,
-    "gemm fp32": 0.30,
+    "gemm bf16/fp16": 0.12,
+    "gemm fp32": 0.25,
     "attention decode": 0.30,
     "attention prefill": 0.35,
     "moe": 0.35,
-    "elementwise": 0.20,
-    "norm": 0.50,
-    "softmax": 0.50,
+    "elementwise": 0.10,
+    "norm": 0.20,
+    "softmax": 0.28,
     "convolution": 0.45,
     "model inference-forward, e2e_latency": 0.15,
     "model decode": 0.15,
