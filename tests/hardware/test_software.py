@@ -41,7 +41,7 @@ def test_ideal_mapper_loses_nothing() -> None:
 def test_unknown() -> None:
     with pytest.raises(ChipError) as caught:
         software.load("cuda-library")
-    assert str(caught.value) == "unknown software 'cuda-library'; did you mean cuda-libraries or rocm-libraries?"
+    assert str(caught.value).startswith("unknown software 'cuda-library'; did you mean cuda-libraries")
     with pytest.raises(ChipError, match=r"software file no.toml: there is no such file; known are .*cuda-libraries"):
         software.load("no.toml")
 
