@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, fields, replace
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -153,3 +153,22 @@ def _energy(chip: Chip, dtype: str, kind: EngineKind | None) -> float:
 
 def _value(quantity: Quantity | None) -> float:
     return 0.0 if quantity is None else quantity.value
+
+
+Numbers = TypeVar("Numbers", ChipTensors, RateTensors, LevelTensors)
+
+
+def at_chip(numbers: Numbers, chip: int) -> Numbers:
+    """The numbers of one of the chips."""
+
+    def one(value: Any) -> Any:
+        if isinstance(value, Tensor):
+            return value[..., chip : chip + 1, :, :] if value.dim() == 4 else value[chip : chip + 1]
+        if isinstance(value, LevelTensors):
+            return at_chip(value, chip)
+        return tuple(one(item) for item in value) if isinstance(value, tuple) else value
+
+    changed = {field.name: one(getattr(numbers, field.name)) for field in fields(numbers)}
+    if isinstance(numbers, ChipTensors):
+        changed["names"], changed["level_names"] = (numbers.names[chip],), numbers.level_names
+    return replace(numbers, **changed)

@@ -74,9 +74,11 @@ class Structure:
     diagonal: tuple[int, int] | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, eq=False, slots=True)
 class Problem:
-    """A structure with sizes. `element_bytes` per operand are those of one point of its dimensions;
+    """A structure with sizes; `problem_of` makes equal ones one object, so that they compare by identity.
+
+    `element_bytes` per operand are those of one point of its dimensions;
     `partial_bytes` those of a sum that is not complete.
     """
 
@@ -87,6 +89,7 @@ class Problem:
     roles: tuple[Role, ...]
 
 
+@functools.lru_cache(maxsize=4096)
 def problem_of(nest: LoopNest) -> Problem:
     """The problem of a product, convolution or attention: its factors and its result, in the order of `tile_axes`."""
     _, tiled = tile_axes(nest)
@@ -103,7 +106,10 @@ def problem_of(nest: LoopNest) -> Problem:
     )
     partial = tuple(b * max(PARTIAL_BYTES * 8 / o.bits, 1.0) for b, o in zip(element, operands, strict=True))
     place = None if diagonal is None else (position[diagonal[0]], position[diagonal[1]])
-    return Problem(Structure(names, patterns, place), folded, element, partial, tuple(o.role for o in operands))
+    return _one(Structure(names, patterns, place), folded, element, partial, tuple(o.role for o in operands))
+
+
+_one = functools.cache(Problem)
 
 
 def _folded(

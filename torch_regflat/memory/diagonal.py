@@ -13,21 +13,26 @@ import torch
 from torch import Tensor
 
 from ..cost.problem import Structure
-from .traffic import Nesting
+from .traffic import Extents, Nesting
 
 
-def fetched_below(
-    structure: Structure, nesting: Nesting, into: int, sizes: Sequence[Tensor], tiles: Sequence[Sequence[Tensor]]
-) -> list[Tensor]:
+def fetched_below(structure: Structure, nesting: Nesting, into: int, extents: Sequence[Extents]) -> list[Tensor]:
     """Elements of each operand fetched into a stage, as `traffic.fetched`, where only column <= row is computed.
 
-    `sizes[d]` and `tiles[stage][d]` are float64 tensors `[candidate]`. Memory grows with the visits of the candidate
-    that has most of them: `visits` tells beforehand.
+    Memory grows with the visits of the candidate that has most of them. Cores that share a tile are not counted apart.
     """
     assert structure.diagonal is not None
     dims = range(len(structure.names))
-    at = torch.arange(int(visits(nesting, into, sizes, tiles).max()), device=sizes[0].device, dtype=torch.float64)
-    rest = at.expand(sizes[0].shape[0], -1)
+    shape = torch.broadcast_shapes(*(e.tiles[into].shape for e in extents))
+    sizes = [e.size.expand(shape).flatten() for e in extents]
+    tiles = [[e.tiles[stage].expand(shape).flatten() for e in extents] for stage in range(into + 1)]
+    # What is taken one by one and indexes every operand changes all of them each time: once is enough to look at.
+    repeats = torch.ones_like(sizes[0])
+    for d in dims:
+        if all(d in pattern.dims for pattern in structure.patterns) and bool((tiles[0][d] == 1).all()):
+            repeats, sizes[d] = repeats * sizes[d], torch.ones_like(sizes[d])
+    most = int(_visits(nesting, into, sizes, tiles).max())
+    rest = torch.arange(most, device=sizes[0].device, dtype=torch.float64).expand(sizes[0].shape[0], -1)
     start = [torch.zeros_like(rest) for _ in dims]
     end = [sizes[d].unsqueeze(-1).expand_as(rest) for d in dims]
     positions: dict[tuple[int, int], Tensor] = {}
@@ -53,11 +58,11 @@ def fetched_below(
         for d in pattern.dims:
             seen = seen | (torch.gather(start[d], 1, before.clamp(min=0)) != start[d])
             elements = elements * (end[d] - start[d])
-        found.append((elements * seen).sum(-1))
+        found.append(((elements * seen).sum(-1) * repeats).reshape(shape))
     return found
 
 
-def visits(nesting: Nesting, into: int, sizes: Sequence[Tensor], tiles: Sequence[Sequence[Tensor]]) -> Tensor:
+def _visits(nesting: Nesting, into: int, sizes: Sequence[Tensor], tiles: Sequence[Sequence[Tensor]]) -> Tensor:
     """Iterations of blocks 0 to `into`, one number a candidate."""
     total = torch.ones_like(sizes[0])
     for block, d in _loops(nesting, into):

@@ -20,7 +20,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import Literal, TypeAlias
 
 import torch
 from torch import Tensor
@@ -48,6 +48,16 @@ class Nesting:
         return tuple(b for b in range(len(self.orders)) if b != self.spatial)
 
 
+@dataclass(frozen=True, slots=True)
+class Factor:
+    """What one dimension contributes to a term: a method of `Extents`, and what it takes."""
+
+    kind: Literal["one", "count", "steps", "whole", "still", "tile", "only", "single", "shares"]
+    into: int = 0
+    stage: int = 0
+    shift: int = 0
+
+
 class Extents:
     """One dimension's tiles at every stage, whole and partial: pairs of sizes and how many there are.
 
@@ -56,7 +66,8 @@ class Extents:
     """
 
     def __init__(self, size: Tensor, tiles: Sequence[Tensor], spatial: int | None = None) -> None:
-        self.tiles, self.spatial = tiles, spatial
+        self.size, self.tiles, self.spatial = size, tiles, spatial
+        self._known: dict[Factor, Tensor] = {}
         one = torch.ones_like(size)
         self._classes: list[list[tuple[Tensor, Tensor]]] = [[(size, one)]]
         for tile in tiles:
@@ -67,26 +78,55 @@ class Extents:
                 rest.append((extent - full * tile, count))
             self._classes.append([(tile, whole), *rest])
 
-    def classes(self, stage: int) -> list[tuple[Tensor, Tensor]]:
-        """(extent, how many) of the tiles of a stage; an extent of 0 stands for none."""
-        return self._classes[stage + 1]
+    def value(self, factor: Factor) -> Tensor:
+        """What this dimension contributes to a term; worked out once."""
+        found = self._known.get(factor)
+        if found is None:
+            found = self._known[factor] = getattr(self, factor.kind)(factor.into, factor.stage, factor.shift)
+        return found
 
-    def count(self, into: int, stage: int) -> Tensor:
+    # The kinds of factors; `stage` and `shift` matter to some of them only.
+
+    def one(self, into: int, stage: int, shift: int) -> Tensor:
+        return torch.ones_like(self.size)
+
+    def count(self, into: int, stage: int, shift: int = 0) -> Tensor:
         """Tiles of `stage`; where `into` lies inside the cores and `stage` outside, how many cores the first of the
         steps in each keeps busy."""
         return self._sum(stage, lambda extent: self._busy(into, stage, extent))
 
-    def steps(self, into: int, block: int) -> Tensor:
-        """Advances of the loop over this dimension in a block, beyond the first trip of each."""
-        return self.count(into, block) - self.count(into, block - 1)
+    def steps(self, into: int, stage: int, shift: int = 0) -> Tensor:
+        """Advances of the loop over this dimension in block `stage`, beyond the first trip of each."""
+        return self.count(into, stage) - self.count(into, stage - 1)
 
-    def whole(self, into: int, shift: int = 0) -> Tensor:
+    def whole(self, into: int, stage: int, shift: int) -> Tensor:
         """Sum over all tiles of stage `into` of (size - shift)⁺."""
         return self._sum(into, lambda extent: torch.clamp(extent - shift, min=0.0))
 
-    def still(self, into: int, stage: int, shift: int = 0) -> Tensor:
+    def still(self, into: int, stage: int, shift: int) -> Tensor:
         """The same over those tiles of `stage` within which the tile at `into` never changes."""
         return self._sum(stage, lambda extent: self._still(into, stage, extent, shift))
+
+    def tile(self, into: int, stage: int, shift: int) -> Tensor:
+        """(size of a whole tile of stage `into` - shift)⁺."""
+        return torch.clamp(self.tiles[into] - shift, min=0.0)
+
+    def only(self, into: int, stage: int, shift: int) -> Tensor:
+        """The same where this is the only tile of the dimension, else 0."""
+        return self.tile(into, stage, shift) * (self.size <= self.tiles[into])
+
+    def single(self, into: int, stage: int, shift: int) -> Tensor:
+        """1 where the dimension has one tile at stage `into`, else 0."""
+        return (self.size <= self.tiles[into]).to(self.size.dtype)
+
+    def shares(self, into: int, stage: int, shift: int) -> Tensor:
+        """Cores among which a whole tile is shared out along this dimension."""
+        assert self.spatial is not None
+        return torch.ceil(self.tiles[self.spatial - 1] / self.tiles[self.spatial])
+
+    def classes(self, stage: int) -> list[tuple[Tensor, Tensor]]:
+        """(extent, how many) of the tiles of a stage; an extent of 0 stands for none."""
+        return self._classes[stage + 1]
 
     def _sum(self, stage: int, value: Callable[[Tensor], Tensor]) -> Tensor:
         parts = [count * (extent > 0) * value(extent) for extent, count in self.classes(stage)]
@@ -117,10 +157,6 @@ class Extents:
         return still * (extent <= self.tiles[self.spatial - 1]) if self.spatial else still
 
 
-Factor: TypeAlias = Callable[[Extents], Tensor]
-"""What one dimension contributes to a term."""
-
-
 @dataclass(frozen=True)
 class Term:
     """sign · Π over dimensions of a factor."""
@@ -129,49 +165,50 @@ class Term:
     factors: tuple[Factor, ...]
 
 
-def fetch_terms(structure: Structure, pattern: Pattern, nesting: Nesting, into: int) -> list[Term]:
+def fetch_terms(structure: Structure, operand: int, nesting: Nesting, into: int) -> list[Term]:
     """The elements fetched into a stage as a sum of products over dimensions (a result: taken up, and given up)."""
-    dims = range(len(structure.names))
+    pattern, dims = structure.patterns[operand], range(len(structure.names))
     found: list[Term] = []
     for sign, shifts in pattern.monomials:
         shift = dict(shifts)
-        found.append(Term(sign, tuple(_visited(d in pattern.dims, into, shift.get(d, 0)) for d in dims)))
-        for block in nesting.temporal:
-            if block > into:
-                break
-            for e in dims:
-                if e not in pattern.dims:
-                    found.append(Term(-sign, _idle(pattern, nesting, into, block, e, shift, dims)))
+        found.append(
+            Term(
+                sign,
+                tuple(
+                    Factor("whole", into, 0, shift.get(d, 0)) if d in pattern.dims else Factor("count", into, into)
+                    for d in dims
+                ),
+            )
+        )
+        for block in (b for b in nesting.temporal if b <= into):
+            found += [
+                Term(-sign, tuple(_idle(pattern, nesting, into, block, e, d, shift) for d in dims))
+                for e in dims
+                if e not in pattern.dims
+            ]
     return found
 
 
-def _visited(own: bool, into: int, shift: int) -> Factor:
-    return (lambda x: x.whole(into, shift)) if own else (lambda x: x.count(into, into))
-
-
 def _idle(
-    pattern: Pattern, nesting: Nesting, into: int, block: int, e: int, shift: dict[int, int], dims: range
-) -> tuple[Factor, ...]:
-    """Factors of the iterations in which the loop over `e` of a block advances and the operand's tile stays."""
-
-    def factor(d: int) -> Factor:
-        if d == e:
-            return lambda x: x.steps(into, block)
-        stage = block if nesting.outside(block, d, e) else block - 1
-        if d in pattern.dims:
-            return lambda x: x.still(into, stage, shift.get(d, 0))
-        return lambda x: x.count(into, stage)
-
-    return tuple(factor(d) for d in dims)
+    pattern: Pattern, nesting: Nesting, into: int, block: int, e: int, d: int, shift: dict[int, int]
+) -> Factor:
+    """The factor of `d` in the iterations in which the loop over `e` advances and the operand's tile stays."""
+    if d == e:
+        return Factor("steps", into, block)
+    stage = block if nesting.outside(block, d, e) else block - 1
+    return Factor("still", into, stage, shift.get(d, 0)) if d in pattern.dims else Factor("count", into, stage)
 
 
-def fetched(structure: Structure, pattern: Pattern, nesting: Nesting, into: int, extents: Sequence[Extents]) -> Tensor:
-    """Elements fetched into a stage, one number a candidate."""
-    total: Tensor | None = None
-    for term in fetch_terms(structure, pattern, nesting, into):
-        value = term.factors[0](extents[0])
-        for factor, extent in zip(term.factors[1:], extents[1:], strict=True):
-            value = value * factor(extent)
-        total = term.sign * value if total is None else total + term.sign * value
-    assert total is not None
-    return total
+def fetched(structure: Structure, nesting: Nesting, into: int, extents: Sequence[Extents]) -> list[Tensor]:
+    """Elements of each operand fetched into a stage, one number a candidate."""
+    found = []
+    for operand in range(len(structure.patterns)):
+        total: Tensor | None = None
+        for term in fetch_terms(structure, operand, nesting, into):
+            value = extents[0].value(term.factors[0])
+            for factor, extent in zip(term.factors[1:], extents[1:], strict=True):
+                value = value * extent.value(factor)
+            total = term.sign * value if total is None else total + term.sign * value
+        assert total is not None
+        found.append(total)
+    return found

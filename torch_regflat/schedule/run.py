@@ -14,8 +14,10 @@ from ..hardware.software import Software
 from ..result import ChipResult, Coverage, Fit, KernelCost, LevelCost, Part, Total
 from ..workload import Operation, Workload
 from .kernels import Kernel
+from .mapper import Objective
 from .residency import Residency, cached, managed
-from .select import Choice, Objective, Shuffle, bound_by, choose
+from .search import choose
+from .select import Choice, Shuffle, bound_by
 from .shape import shape_of
 from .timeline import Slot, prefetched, serial
 

@@ -1,0 +1,140 @@
+"""Explicitly managed memories: a register-flat memory, or scratchpads behind one another.
+
+The bytes that cross each boundary are exact (see `traffic`); what the arithmetic arrays take from the innermost level
+is a model of the array. Loads enter a level through a write port of its own, or through the one port there is.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ..cost.chip_tensors import ChipTensors, RateTensors
+from ..cost.kernel import Movement
+from ..cost.shapes import KernelTensors, where_lacking
+from .cache import ACCUMULATOR_BYTES, VECTOR_BYTES
+from .tiling import Tiling
+
+
+@dataclass(frozen=True)
+class Near:
+    """What does not depend on the tiles: bytes the arithmetic takes from the innermost level and writes to it, and its
+    seconds, `[kernel, chip, 1, split]`.
+    """
+
+    read: Tensor
+    written: Tensor
+    compute_s: Tensor
+    vector_s: Tensor
+
+
+def move(kernels: KernelTensors, tiling: Tiling, near: Near, chip: ChipTensors) -> Movement:
+    """Traffic and times of every mapping."""
+    stages = tiling.stages
+    levels = [_Level(torch.zeros_like(kernels.work)) for _ in chip.levels]
+    above = levels[-1]
+    for (down, up, own_down, own_up), stage in zip(tiling.boundaries, stages.stored, strict=True):
+        level = levels[stages.level(stage)]
+        above.read, above.written = above.read + down, above.written + up
+        level.read, level.written = level.read + own_up, level.written + own_down
+        above = level
+    _stream(kernels, levels)
+    levels[0].read, levels[0].written = levels[0].read + near.read, levels[0].written + near.written
+    spread = torch.ones_like(kernels.work)
+    if tiling.shared is not None:
+        steps, busy, _ = tiling.shared
+        spread = torch.where(kernels.tiled > 0, chip.cores * steps / busy, spread)
+    core = {"compute": near.compute_s * spread, "vector": near.vector_s}
+    for i, (name, level, numbers) in enumerate(zip(chip.level_names[:-1], levels[:-1], chip.levels[:-1], strict=True)):
+        read, write = level.read / numbers.read_bandwidth, level.written / numbers.write_bandwidth
+        one_port = (level.read + level.written) / numbers.read_bandwidth
+        port = torch.where(numbers.shared_port > 0, one_port, torch.maximum(read, write))
+        core[f"{name} ports"] = port * spread if stages.is_own(i) else port
+    latency = sum((level.latency for level in chip.levels[1:-1]), chip.levels[0].latency)
+    external, far = chip.levels[-1], levels[-1]
+    return Movement(
+        read_bytes=tuple(level.read for level in levels),
+        write_bytes=tuple(level.written for level in levels),
+        core_s=core,
+        external_s=(far.read + far.written) / (external.read_bandwidth * chip.memory_efficiency),
+        overhead_s=chip.launch_gap + (chip.prologue + latency) * kernels.sequential,
+        operand_far_bytes=tiling.operands,
+        fits=_fits(kernels, tiling, chip),
+    )
+
+
+@dataclass
+class _Level:
+    """Bytes read and written so far."""
+
+    read: Tensor
+    written: Tensor = None  # type: ignore[assignment]
+
+    def __post_init__(self) -> None:
+        self.written = self.read
+
+
+def _stream(kernels: KernelTensors, levels: list[_Level]) -> None:
+    """Bytes that move once whatever the tiles: from and to external memory through every level, or within the chip."""
+    near_in, near_out, far_in, far_out = kernels.read_near, kernels.write_near, kernels.read_far, kernels.write_far
+    levels[-1].read, levels[-1].written = levels[-1].read + far_in, levels[-1].written + far_out
+    outermost = levels[-2]
+    for level in levels[:-1]:
+        passing = far_in + far_out if level is outermost else far_in + far_out + near_in + near_out
+        level.read, level.written = level.read + passing, level.written + passing
+    outermost.read, outermost.written = outermost.read + near_in, outermost.written + near_out
+
+
+def _fits(kernels: KernelTensors, tiling: Tiling, chip: ChipTensors) -> dict[str, Tensor]:
+    """Whether the tiles fit what is free of each level, and the chip has as many cores as share a step.
+
+    The schedule keeps tensors in the outermost level, so only a share of it is free.
+    """
+    stages, checks = tiling.stages, {}
+    streams = kernels.tiled == 0
+    for position, (held, stage) in enumerate(zip(tiling.holds, stages.stored, strict=True)):
+        level = stages.level(stage)
+        free = chip.levels[level].capacity
+        if stages.is_own(level):
+            free = free / chip.cores
+        if position == 0:
+            free = free * kernels.available
+        checks[chip.level_names[level]] = (held <= free) | streams
+    if tiling.shared is not None:
+        checks["cores"] = (tiling.shared[2] <= chip.cores) | streams
+    return checks
+
+
+def engines(kernels: KernelTensors, split: Tensor, chip: ChipTensors, rates: RateTensors) -> Near:
+    """What the arrays read and write, and how long they take, where a sum is split over `split` cores `[..., split]`.
+
+    A core's array holds rows x columns accumulators and eats `depth` steps of k a cycle: the narrow dtypes are deeper.
+    """
+    b, m, n, k = kernels.sizes
+    rows, columns = rates.rows, rates.columns
+    # In attention the array's columns run over keys (scores) and then over the head size (values).
+    across = torch.where(kernels.attention > 0, kernels.width, n)
+    blocks_m, blocks_n = torch.ceil(m / rows), torch.ceil(across / columns)
+    split = torch.minimum(split, k)
+    share = torch.ceil(k / split) * split / k
+    tasks = b * blocks_m * torch.where(kernels.attention > 0, torch.ones_like(blocks_n), blocks_n) * split
+    padding = (blocks_m * rows / m) * (blocks_n * columns / across) * share
+    matrix = kernels.work / rates.rate
+    waves = chip.cores / tasks * torch.ceil(tasks / chip.cores)
+    compute = torch.where(kernels.tiled > 0, matrix * padding * waves, matrix)
+    read = torch.zeros_like(padding)
+    write = torch.zeros_like(padding)
+    for o in kernels.operands:
+        bytes_ = o.bytes_of(kernels.sizes)
+        again = where_lacking(o.m, blocks_m) * where_lacking(torch.maximum(o.n, kernels.attention), blocks_n)
+        again = again * where_lacking(o.b, b)
+        executed = torch.where(o.k > 0, kernels.domain_fraction, torch.ones_like(again))
+        read = read + bytes_ * again * executed * (1.0 - o.write)
+        partial = o.elements_of(kernels.sizes) * ACCUMULATOR_BYTES * (split - 1.0) * o.write
+        write = write + bytes_ * o.write + partial
+        read = read + partial
+    vector = (kernels.vector_ops + kernels.special_ops) * (VECTOR_BYTES / 2.0)
+    vector_s = kernels.vector_ops / chip.vector_rate + kernels.special_ops / chip.special_rate
+    return Near(read + vector, write + vector, compute, vector_s)
