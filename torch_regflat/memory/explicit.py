@@ -6,7 +6,7 @@ is a model of the array. Loads enter a level through a write port of its own, or
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -15,6 +15,7 @@ from ..cost.chip_tensors import ChipTensors, RateTensors
 from ..cost.kernel import Movement
 from ..cost.shapes import KernelTensors, where_lacking
 from .cache import ACCUMULATOR_BYTES, VECTOR_BYTES
+from .systolic import passes
 from .tiling import Tiling
 
 
@@ -28,11 +29,14 @@ class Near:
     written: Tensor
     compute_s: Tensor
     vector_s: Tensor
+    vector_bytes: Tensor
 
 
-def move(kernels: KernelTensors, tiling: Tiling, near: Near, chip: ChipTensors) -> Movement:
+def move(kernels: KernelTensors, tiling: Tiling, near: Near, chip: ChipTensors, rates: RateTensors) -> Movement:
     """Traffic and times of every mapping."""
     stages = tiling.stages
+    if bool((rates.arrays > 0).any()):
+        near = _systolic(kernels, tiling, near, chip, rates)
     levels = [_Level(torch.zeros_like(kernels.work)) for _ in chip.levels]
     above = levels[-1]
     for (down, up, own_down, own_up), stage in zip(tiling.boundaries, stages.stored, strict=True):
@@ -62,6 +66,20 @@ def move(kernels: KernelTensors, tiling: Tiling, near: Near, chip: ChipTensors) 
         overhead_s=chip.launch_gap + (chip.prologue + latency) * kernels.sequential,
         operand_far_bytes=tiling.operands,
         fits=_fits(kernels, tiling, chip),
+    )
+
+
+def _systolic(
+    kernels: KernelTensors, tiling: Tiling, near: Near, chip: ChipTensors, rates: RateTensors
+) -> Near:
+    """The same where systolic arrays do the products: they depend on the tiles."""
+    own = passes(kernels, tiling.tile, chip, rates, ACCUMULATOR_BYTES)
+    where = (rates.arrays > 0) & (kernels.tiled > 0)
+    return replace(
+        near,
+        read=torch.where(where, own.read + near.vector_bytes, near.read),
+        written=torch.where(where, own.written + near.vector_bytes, near.written),
+        compute_s=torch.where(where, own.compute_s, near.compute_s),
     )
 
 
@@ -120,7 +138,8 @@ def engines(kernels: KernelTensors, split: Tensor, chip: ChipTensors, rates: Rat
     split = torch.minimum(split, k)
     share = torch.ceil(k / split) * split / k
     tasks = b * blocks_m * torch.where(kernels.attention > 0, torch.ones_like(blocks_n), blocks_n) * split
-    padding = (blocks_m * rows / m) * (blocks_n * columns / across) * share
+    deep = torch.ceil(k / rates.depth) * rates.depth / k
+    padding = (blocks_m * rows / m) * (blocks_n * columns / across) * torch.maximum(share, deep)
     matrix = kernels.work / rates.rate
     waves = chip.cores / tasks * torch.ceil(tasks / chip.cores)
     compute = torch.where(kernels.tiled > 0, matrix * padding * waves, matrix)
@@ -137,4 +156,4 @@ def engines(kernels: KernelTensors, split: Tensor, chip: ChipTensors, rates: Rat
         read = read + partial
     vector = (kernels.vector_ops + kernels.special_ops) * (VECTOR_BYTES / 2.0)
     vector_s = kernels.vector_ops / chip.vector_rate + kernels.special_ops / chip.special_rate
-    return Near(read + vector, write + vector, compute, vector_s)
+    return Near(read + vector, write + vector, compute, vector_s, vector)

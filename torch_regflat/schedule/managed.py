@@ -117,7 +117,7 @@ class Search:
             movement, cost = price_mappings(self.mapper(tensors), kernels, some, chosen, rates)
         else:
             tiling = streaming(self.stages, kernels.work)
-            movement = move(kernels, tiling, engines(kernels, tiling.split, tensors, rates), tensors)
+            movement = move(kernels, tiling, engines(kernels, tiling.split, tensors, rates), tensors, rates)
             cost = evaluate(movement, kernels, tensors, rates, self.software.overlap)
         return Group(members, movement, cost)
 

@@ -106,7 +106,7 @@ class _Task:
         """Rank all candidates of a space."""
         rows, split_count = self.ranking.value.shape[0], self.splits.shape[-1]
         for part, tiling in space.chunks(CHUNK // split_count, self.splits):
-            movement = move(self.kernels, tiling, self.near, self.mapper.chip)
+            movement = move(self.kernels, tiling, self.near, self.mapper.chip, self.rates)
             legal = movement.legal
             wide = (rows // self.chips, self.chips, tiling.holds[0].shape[-2], split_count)
             value = torch.where(legal, self._measure(movement), torch.inf).expand(wide)
@@ -217,7 +217,7 @@ def price(
     """Candidates listed side by side, with everything: `tiles[stage][dimension]` and `split` are `[kernel, candidate]`."""
     wide = split.unsqueeze(1).unsqueeze(-1)
     tiling = listed(problems, mapper.stages, nesting, tiles, wide, mapper.buffers)
-    movement = move(kernels, tiling, engines(kernels, wide, chip, rates), chip)
+    movement = move(kernels, tiling, engines(kernels, wide, chip, rates), chip, rates)
     return movement, evaluate(movement, kernels, chip, rates, mapper.overlap)
 
 

@@ -10,6 +10,7 @@ from typing import Any
 from ..cost.shapes import KernelShape
 from ..errors import InputError
 from ..hardware.chip import Chip
+from ..hardware.evidence import evidence_of
 from ..hardware.software import Software
 from ..result import ChipResult, Coverage, Fit, KernelCost, LevelCost, Part, Total
 from ..workload import Operation, Workload
@@ -55,7 +56,7 @@ def run(
         title=chip.title,
         memory_system=chip.memory_system,
         chip_hash=chip.hash,
-        evidence=chip.evidence,
+        evidence=str(evidence_of(chip)),
         fit=fit,
         total=_total(costs, chip),
         coverage=coverage(workload),

@@ -13,7 +13,7 @@ from .. import mapping as mappings
 from ..cost.chip_tensors import ChipTensors, RateTensors, chip_tensors, rate_tensors
 from ..cost.kernel import Cost, Movement, evaluate
 from ..cost.shapes import KernelShape, KernelTensors, pack
-from ..errors import CapacityError
+from ..errors import CapacityError, ChipError
 from ..hardware.chip import Chip
 from ..hardware.software import Software
 from ..memory import cache
@@ -64,6 +64,7 @@ def choose(
     """The best mapping of each shape. `shuffle` reorders the candidates, which must not change anything; `adjust`
     changes the chip's numbers before they are used.
     """
+    check(chip)
     if not shapes:
         return []
     search = Search(chip, software, chip_tensors([chip], [software]), objective, shuffle, adjust)
@@ -109,6 +110,16 @@ class Search:
     def count(self) -> int:
         """Candidates of one kernel."""
         return candidates(self.chip, self.software).candidates
+
+
+def check(chip: Chip) -> None:
+    """Raise `ChipError` for a cache hierarchy that has no cost model."""
+    if chip.memory_system == "cache" and len(chip.on_chip) != 3:
+        found = ", ".join(level.name for level in chip.on_chip)
+        raise ChipError(
+            f"{chip.name}: a cache hierarchy is priced with three levels on chip (registers, a memory of each "
+            f"core, a cache they share), found {found}"
+        )
 
 
 def candidates(chip: Chip, software: Software) -> mappings.MappingBatch:
