@@ -66,8 +66,10 @@ def tile_sizes(size: int, bits: int | None = None) -> tuple[int, ...]:
     """Tile sizes worth trying along a dimension, the largest first: the smallest that needs j trips, for every j.
 
     A larger tile with as many trips holds more and moves no less. `bits` keeps those j whose binary form has no more
-    significant bits (0: the powers of four, 1: of two, 3: steps of an eighth to a quarter).
+    significant bits (-1: the powers of eight, 0: of four, 1: of two, 3: steps of an eighth to a quarter). With -1, sizes of up to 4 are not divided.
     """
+    if bits is not None and bits < 0 and size <= 4:
+        return (size,)
     found: dict[int, None] = {}
     j = 1
     while j <= size:
@@ -83,8 +85,9 @@ def _rounded_up(j: int, bits: int | None) -> int:
     """The next whole number from j on with at most so many significant bits."""
     if bits is None:
         return j
-    if bits == 0:
-        return int(4 ** -(-(j - 1).bit_length() // 2))
+    if bits <= 0:
+        digit = 2 - bits
+        return int(2 ** (digit * -(-(j - 1).bit_length() // digit)))
     step = 1 << max(j.bit_length() - bits, 0)
     return -(-j // step) * step
 

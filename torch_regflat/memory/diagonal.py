@@ -19,18 +19,25 @@ from .traffic import Extents, Nesting
 def fetched_below(structure: Structure, nesting: Nesting, into: int, extents: Sequence[Extents]) -> list[Tensor]:
     """Elements of each operand fetched into a stage, as `traffic.fetched`, where only column <= row is computed.
 
-    Memory grows with the visits of the candidate that has most of them. Cores that share a tile are not counted apart.
+    Memory grows with the visits of the candidate that has most of them. Cores may share only
+    dimensions that index every operand.
     """
     assert structure.diagonal is not None
     dims = range(len(structure.names))
     shape = torch.broadcast_shapes(*(e.tiles[into].shape for e in extents))
     sizes = [e.size.expand(shape).flatten() for e in extents]
     tiles = [[e.tiles[stage].expand(shape).flatten() for e in extents] for stage in range(into + 1)]
-    # What is taken one by one and indexes every operand changes all of them each time: once is enough to look at.
+    # What is taken one by one (or one a core) and indexes every operand changes all of them each time: once is enough
+    # to look at.
     repeats = torch.ones_like(sizes[0])
-    for d in dims:
-        if all(d in pattern.dims for pattern in structure.patterns) and bool((tiles[0][d] == 1).all()):
+    own = nesting.spatial if nesting.spatial is not None else 0
+    for d in nesting.orders[0]:
+        if not all(d in pattern.dims for pattern in structure.patterns):
+            break
+        if all(bool((tiles[s][d] == (tiles[0][d] if s < own else 1)).all()) for s in range(into + 1)):
             repeats, sizes[d] = repeats * sizes[d], torch.ones_like(sizes[d])
+            for stage in tiles:
+                stage[d] = torch.ones_like(sizes[d])
     most = int(_visits(nesting, into, sizes, tiles).max())
     rest = torch.arange(most, device=sizes[0].device, dtype=torch.float64).expand(sizes[0].shape[0], -1)
     start = [torch.zeros_like(rest) for _ in dims]
@@ -45,7 +52,7 @@ def fetched_below(structure: Structure, nesting: Nesting, into: int, extents: Se
     for block in range(into + 1):
         for d in dims:
             tile = tiles[block][d].unsqueeze(-1)
-            start[d] = start[d] + positions[block, d] * tile
+            start[d] = start[d] + positions[block, d] * tile if (block, d) in positions else start[d]
             end[d] = torch.minimum(end[d], start[d] + tile)
             valid = valid & (end[d] > start[d])
     row, column = structure.diagonal

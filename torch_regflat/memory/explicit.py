@@ -15,6 +15,7 @@ from ..cost.chip_tensors import ChipTensors, RateTensors
 from ..cost.kernel import Movement
 from ..cost.shapes import KernelTensors, where_lacking
 from .cache import ACCUMULATOR_BYTES, VECTOR_BYTES
+from .quantities import Stages
 from .systolic import passes
 from .tiling import Tiling
 
@@ -105,21 +106,27 @@ def _stream(kernels: KernelTensors, levels: list[_Level]) -> None:
     outermost.read, outermost.written = outermost.read + near_in, outermost.written + near_out
 
 
-def _fits(kernels: KernelTensors, tiling: Tiling, chip: ChipTensors) -> dict[str, Tensor]:
-    """Whether the tiles fit what is free of each level, and the chip has as many cores as share a step.
+def room(kernels: KernelTensors, stages: Stages, chip: ChipTensors) -> list[Tensor]:
+    """Bytes free in one copy of each stored stage, `[kernel, chip, 1, 1]`.
 
     The schedule keeps tensors in the outermost level, so only a share of it is free.
     """
-    stages, checks = tiling.stages, {}
-    streams = kernels.tiled == 0
-    for position, (held, stage) in enumerate(zip(tiling.holds, stages.stored, strict=True)):
+    found = []
+    for stage in stages.stored:
         level = stages.level(stage)
-        free = chip.levels[level].capacity
-        if stages.is_own(level):
-            free = free / chip.cores
-        if position == 0:
-            free = free * kernels.available
-        checks[chip.level_names[level]] = (held <= free) | streams
+        free = chip.levels[level].capacity / (chip.cores if stages.is_own(level) else 1.0)
+        found.append(free * (kernels.available if stage == stages.stored[0] else torch.ones_like(kernels.available)))
+    return found
+
+
+def _fits(kernels: KernelTensors, tiling: Tiling, chip: ChipTensors) -> dict[str, Tensor]:
+    """Whether the tiles fit what is free of each level, and the chip has as many cores as share a step."""
+    stages, streams = tiling.stages, kernels.tiled == 0
+    free = room(kernels, stages, chip)
+    checks = {
+        chip.level_names[stages.level(stage)]: (held <= bytes_) | streams
+        for held, bytes_, stage in zip(tiling.holds, free, stages.stored, strict=True)
+    }
     if tiling.shared is not None:
         checks["cores"] = (tiling.shared[2] <= chip.cores) | streams
     return checks

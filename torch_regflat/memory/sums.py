@@ -95,7 +95,7 @@ class Halves:
     def _of_one(self, total: Sum, structure: Structure, nesting: Nesting) -> tuple[Tensor, Tensor]:
         left, right = [], []
         for weight, part in total.parts:
-            terms = fetch_terms(structure, part.operand, nesting, part.stage) if isinstance(part, Fetch) else [part]
+            terms = fetch_terms(structure, part.operand, nesting, part.stage) if isinstance(part, Fetch) else (part,)
             for term in terms:
                 left.append(self._outer(0, term.factors[: self.cut]))
                 right.append(self._outer(self.cut, term.factors[self.cut :]) * (weight * term.sign))

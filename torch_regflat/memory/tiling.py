@@ -47,10 +47,25 @@ def listed(
     buffers: float = DOUBLE_BUFFER,
 ) -> Tiling:
     """Candidates side by side: `tiles[stage][dim]` are `[kernel, candidate]`; `split` is `[kernel, 1, candidate, 1]`."""
+    ((_, tiling),) = listed_in((nesting,), problems, stages, tiles, split, buffers, operands=True)
+    return tiling
+
+
+def listed_in(
+    nestings: Sequence[Nesting],
+    problems: ProblemTensors,
+    stages: Stages,
+    tiles: Sequence[Sequence[Tensor]],
+    split: Tensor,
+    buffers: float = DOUBLE_BUFFER,
+    operands: bool = False,
+) -> Iterator[tuple[Nesting, Tiling]]:
+    """The same candidates in some loop orders, one after the other; what does not depend on the order is done once."""
     along = extents_of(problems, stages, [list(dim) for dim in zip(*tiles, strict=True)])
     counted = quantities(problems, stages, buffers)
-    values = Listed(problems.structure, nesting, along)
-    return _evaluated(stages, counted, split, values.value, operands=True)
+    for nesting in nestings:
+        values = Listed(problems.structure, nesting, along)
+        yield nesting, _evaluated(stages, counted, split, values.value, operands)
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,7 @@ dimension alone. Tiles that do not divide leave a partial one; its sizes are fol
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
@@ -165,7 +166,8 @@ class Term:
     factors: tuple[Factor, ...]
 
 
-def fetch_terms(structure: Structure, operand: int, nesting: Nesting, into: int) -> list[Term]:
+@functools.lru_cache(maxsize=4096)
+def fetch_terms(structure: Structure, operand: int, nesting: Nesting, into: int) -> tuple[Term, ...]:
     """The elements fetched into a stage as a sum of products over dimensions (a result: taken up, and given up)."""
     pattern, dims = structure.patterns[operand], range(len(structure.names))
     found: list[Term] = []
@@ -186,7 +188,7 @@ def fetch_terms(structure: Structure, operand: int, nesting: Nesting, into: int)
                 for e in dims
                 if e not in pattern.dims
             ]
-    return found
+    return tuple(found)
 
 
 def _idle(

@@ -19,7 +19,7 @@ from ..memory.quantities import ProblemTensors, Stages, quantities
 from ..memory.sums import Listed
 from ..memory.tiling import Tiling, extents_of
 from . import mapper
-from .mapper import Found, Mapper, Mapping, Objective
+from .mapper import Effort, Found, Mapper, Mapping, Objective
 from .select import Adjust, Choice, engine_dtype
 from .spaces import nestings
 
@@ -41,14 +41,14 @@ def choose(
     software: Software,
     objective: Objective = "latency",
     adjust: Adjust | None = None,
-    whole: bool = False,
+    effort: Effort = "steps",
 ) -> list[Choice]:
     """The best mapping of each shape. Raises `CapacityError` where none fits: which level, which operand, what is missing.
 
-    `adjust` changes the chip's numbers before they are used; `whole` looks at the whole space.
+    `adjust` changes the chip's numbers before they are used; `effort` says how much of the space is looked at.
     """
     tensors = chip_tensors([chip], [software])
-    search = Search(chip, software, tensors, objective, adjust, whole)
+    search = Search(chip, software, tensors, objective, adjust, effort)
     found = search.found(shapes)
     mappings = [f.mappings[0] if f is not None else None for f in found]
     choices: list[Choice | None] = [None] * len(shapes)
@@ -67,7 +67,7 @@ class Search:
     tensors: ChipTensors
     objective: Objective = "latency"
     adjust: Adjust | None = None
-    whole: bool = False
+    effort: Effort = "steps"
     keep: int = mapper.KEEP
 
     @property
@@ -77,7 +77,7 @@ class Search:
     def mapper(self, chip: ChipTensors) -> Mapper:
         splits = self.software.split_k if self.chip.memory_system == "register-flat" else (1,)
         return Mapper(
-            self.stages, chip, self.software.overlap, splits, self.objective, whole=self.whole, keep=self.keep
+            self.stages, chip, self.software.overlap, splits, self.objective, effort=self.effort, keep=self.keep
         )
 
     def numbers(self, shapes: Sequence[KernelShape]) -> tuple[ChipTensors, RateTensors]:
@@ -90,7 +90,8 @@ class Search:
         """What the mapper finds for each shape; None for kernels that only stream."""
         result: list[Found | None] = [None] * len(shapes)
         tiled = [i for i, shape in enumerate(shapes) if shape.problem is not None]
-        for members in _grouped(tiled, lambda i: _alike(shapes[i])):
+        last = self.chip.on_chip[-1].usable_bytes
+        for members in _grouped(tiled, lambda i: _alike(shapes[i], last)):
             some = [shapes[i] for i in members]
             tensors, rates = self.numbers(some)
             for index, by_chip in zip(members, self.mapper(tensors).search(some, rates), strict=True):
@@ -146,10 +147,13 @@ def streaming(stages: Stages, like: Tensor) -> Tiling:
     )
 
 
-def _alike(shape: KernelShape) -> object:
-    """Kernels that are searched together: of one structure, with the same dimensions worth tiling."""
+def _alike(shape: KernelShape, on_chip: float) -> object:
+    """Kernels that are searched together: of one structure, with the same dimensions worth tiling, and alike in whether
+    all they touch fits the chip, which makes the search short."""
     assert shape.problem is not None
-    return shape.problem.structure, tuple(size > 1 for size in shape.problem.sizes)
+    touched = sum(o.footprint_bytes * (1.0 - o.resident) * o.leaves for o in shape.operands)
+    fits = touched <= on_chip * shape.available
+    return shape.problem.structure, tuple(size > 1 for size in shape.problem.sizes), fits
 
 
 def _grouped(members: Iterable[int], key: Callable[[int], object]) -> list[list[int]]:

@@ -7,7 +7,7 @@ around the best; `whole=True` prices every tile size that is not dominated.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -17,20 +17,27 @@ from torch import Tensor
 from ..cost.chip_tensors import ChipTensors, RateTensors, at_chip
 from ..cost.kernel import Cost, Movement, combine, evaluate
 from ..cost.shapes import KernelShape, KernelTensors, pack
-from ..memory.explicit import engines, move
+from ..memory.explicit import engines, move, room
 from ..memory.quantities import DOUBLE_BUFFER, ProblemTensors, Stages
-from ..memory.tiling import Part, Product, listed
+from ..memory.tiling import VISITS, Part, Product, Tiling, listed, listed_in
 from ..memory.traffic import Nesting
 from . import spaces
 from .ranking import Ranking
 
 Objective = Literal["latency", "energy", "edp"]
+Effort = Literal["steps", "whole", "every"]
+"""`steps`: coarse steps of tile sizes, refined around the best. `whole`: the best of the whole space, of which only
+what can be best is priced where that is proven (one level on chip). `every`: each candidate of it is priced."""
 CHUNK = 2**16
 """Candidates priced at a time: the temporaries of so many lie in a processor's caches."""
 KEEP = 16
 """Candidates of each kernel that are priced again with the power limit."""
-ROUNDS = 2
-"""How often the neighbourhood of the best is searched again."""
+ROUNDS = 3
+"""How often at most the neighbourhood of the best is searched again."""
+_PROMISING = 1.3
+"""How far from the best a loop order may be and still be looked at more closely."""
+_IMPROVED = 1.0 - 1e-3
+"""What must be won for another round to be worth it."""
 _TIE = 1e-9
 """Weight of the other measure in the ranking: it decides between mappings that are equal in the first, and no others."""
 
@@ -68,19 +75,53 @@ class Mapper:
     splits: tuple[int, ...] = (1,)
     objective: Objective = "latency"
     buffers: float = DOUBLE_BUFFER
-    whole: bool = False
+    effort: Effort = "steps"
     keep: int = KEEP
 
     def search(self, shapes: Sequence[KernelShape], rates: RateTensors) -> list[list[Found]]:
         """Mappings of kernels whose problems share a structure, by kernel and by chip."""
         task = _Task(self, shapes, rates)
         cores = int(self.chip.cores.min())
-        first = spaces.whole if self.whole else spaces.coarse
-        task.look(first(task.problems, self.stages, cores, self.buffers))
-        for _ in range(0 if self.whole else ROUNDS):
-            for chip in range(task.chips):
-                task.look(spaces.around(task.problems, self.stages, task.tiles(chip), self.buffers))
+        if self.effort == "every" or (self.effort == "whole" and len(self.stages.levels) > 1):
+            task.look(spaces.whole(task.problems, self.stages, cores, self.buffers))
+        elif len(self.stages.levels) == 1:
+            self._one_stage(task)
+        else:
+            self._descend(task, cores)
         return task.found()
+
+    def _one_stage(self, task: _Task) -> None:
+        """Only what lies on the frontier of what fits; in steps of sizes first, and then with all sizes near the best."""
+        task.look_at(spaces.largest(task.problems), task.nestings[:1])
+        if bool(torch.isfinite(task.ranking.value[:, 0]).all()):
+            return  # everything fits whole: nothing moves twice, and no smaller tile moves less
+        lists = spaces.every_size(task.problems, len(task.nestings), whole=self.effort == "whole")
+        for free in task.room(0):
+            task.look_at(spaces.frontier(task.problems, self.stages, lists, None, free, self.buffers), task.nestings)
+        if self.effort == "whole":
+            return
+        for _ in range(ROUNDS):
+            before = task.by_order.value.clone()
+            for tried, tiles, chip in task.starts():
+                near = spaces.sizes_near(task.problems, tiles, 0)
+                free = task.room(0)[chip]
+                task.look_at(spaces.frontier(task.problems, self.stages, near, tiles, free, self.buffers), tried)
+            if not task.improved(before):
+                return
+
+    def _descend(self, task: _Task, cores: int) -> None:
+        """One stage after the other, from the best of a coarse space in every outermost loop order."""
+        task.look(spaces.coarse(task.problems, self.stages, cores, self.buffers))
+        for _ in range(ROUNDS):
+            before = task.by_order.value.clone()
+            for tried, tiles, _ in task.starts():
+                task.look(spaces.around(task.problems, self.stages, tiles, tried, self.buffers))
+            for tried, tiles, chip in task.starts():
+                lists = spaces.sizes_between(task.problems, tiles, 0, self.stages)
+                free = task.room(0)[chip]
+                task.look_at(spaces.frontier(task.problems, self.stages, lists, tiles, free, self.buffers), tried)
+            if not task.improved(before):
+                return
 
 
 class _Task:
@@ -92,30 +133,84 @@ class _Task:
         self.kernels = pack(list(shapes), device)
         self.problems = ProblemTensors.of(shapes, device)
         self.nestings = spaces.nestings(self.problems.structure, mapper.stages)
+        self.position = {nesting: i for i, nesting in enumerate(self.nestings)}
         self.splits = torch.tensor(mapper.splits, dtype=torch.float64, device=device).reshape(1, 1, 1, -1)
         self.near = engines(self.kernels, self.splits, mapper.chip, rates)
         self.chips = mapper.chip.clock.shape[0]
         self.shape = (len(mapper.stages.levels), len(self.problems.sizes))
         numbers = self.shape[0] * self.shape[1] + 2
-        self.ranking = Ranking.empty(len(shapes) * self.chips, mapper.keep, numbers, device)
+        rows = len(shapes) * self.chips
+        self.ranking = Ranking.empty(rows, mapper.keep, numbers, device)
+        self.outer = spaces.by_outer_order(self.nestings)
+        self.by_order = Ranking.empty(rows * len(self.outer), 1, numbers, device)
         self.candidates = 0
         self.legal = torch.zeros(len(shapes), self.chips, dtype=torch.int64, device=device)
         self.rejected: dict[str, Tensor] = {}
 
     def look(self, space: Product) -> None:
-        """Rank all candidates of a space."""
-        rows, split_count = self.ranking.value.shape[0], self.splits.shape[-1]
-        for part, tiling in space.chunks(CHUNK // split_count, self.splits):
-            movement = move(self.kernels, tiling, self.near, self.mapper.chip, self.rates)
-            legal = movement.legal
-            wide = (rows // self.chips, self.chips, tiling.holds[0].shape[-2], split_count)
-            value = torch.where(legal, self._measure(movement), torch.inf).expand(wide)
-            self._count(movement, legal, wide)
+        """Rank all candidates of a product space."""
+        for part, tiling in space.chunks(CHUNK // self.splits.shape[-1], self.splits):
 
-            def describe(at: Tensor, part: Part = part) -> Tensor:
-                return self._numbers(space, part, at)
+            def tiles(flat: Tensor, part: Part = part) -> Tensor:
+                found = space.at(flat + part.numbers.start)
+                return torch.stack([torch.stack(stage, 1) for stage in found], 1)
 
-            self.ranking.offer(value.reshape(rows, -1), describe)
+            self._rank(tiling, [space.nestings[i] for i in part.nestings], len(part.numbers), tiles)
+
+    def look_at(self, tiles: Tensor, tried: Sequence[Nesting]) -> None:
+        """Rank candidates that are listed, `[kernel, stage, dimension, candidate]`, in some loop orders."""
+        step = CHUNK // self.splits.shape[-1] // tiles.shape[0]
+        if self.problems.structure.diagonal is not None:
+            trips = torch.ceil(torch.stack(self.problems.sizes, 1) / tiles[:, 0]).prod(1)
+            step = int(VISITS * step / float(trips.max()))
+        for some in tiles.split(max(step, 1), -1):
+            by_stage = [list(stage.unbind(1)) for stage in some.unbind(1)]
+
+            def at(flat: Tensor, some: Tensor = some) -> Tensor:
+                index = flat.reshape(flat.shape[0], 1, 1, -1).expand(-1, some.shape[1], some.shape[2], -1)
+                return some.gather(3, index)
+
+            stages, buffers = self.mapper.stages, self.mapper.buffers
+            for nesting, tiling in listed_in(tried, self.problems, stages, by_stage, self.splits, buffers):
+                self._rank(tiling, [nesting], some.shape[-1], at)
+
+    def _rank(
+        self, tiling: Tiling, tried: Sequence[Nesting], count: int, tiles: Callable[[Tensor], Tensor]
+    ) -> None:
+        """Rank a chunk: `count` candidates of each nesting, whose tiles `[kernel, stage, dimension, n]` `tiles` tells from
+        their numbers `[kernel, n]`."""
+        movement = move(self.kernels, tiling, self.near, self.mapper.chip, self.rates)
+        legal, rows, splits = movement.legal, self.ranking.value.shape[0], self.splits.shape[-1]
+        wide = (rows // self.chips, self.chips, count * len(tried), splits)
+        value = torch.where(legal, self._measure(movement), torch.inf).expand(wide).reshape(rows, -1)
+        self._count(movement, legal, wide)
+        numbers = torch.tensor([self.position[n] for n in tried], dtype=torch.float64, device=value.device)
+
+        def describe(at: Tensor) -> Tensor:
+            split = self.splits.flatten()[at % splits]
+            at = torch.div(at, splits, rounding_mode="floor")
+            nesting = numbers[torch.div(at, count, rounding_mode="floor")]
+            # Rows are (kernel, chip); tiles are chosen from the kernel's lists.
+            found = tiles((at % count).reshape(-1, self.chips * at.shape[-1]))
+            found = found.reshape(found.shape[0], -1, self.chips, at.shape[-1]).movedim(1, -1)
+            return torch.cat([found.reshape(*at.shape, -1), nesting.unsqueeze(-1), split.unsqueeze(-1)], -1)
+
+        self.ranking.offer(value, describe)
+        self._keep_by_order(tried, value, describe)
+
+    def _keep_by_order(
+        self, tried: Sequence[Nesting], value: Tensor, describe: Callable[[Tensor], Tensor]
+    ) -> None:
+        """The best candidate of every outermost loop order, to look around it."""
+        each, orders = value.shape[-1] // len(tried), list(self.outer)
+        for order, outer in enumerate(orders):
+            places = [i for i, nesting in enumerate(tried) if nesting.orders[0] == outer]
+            if places:
+                first, last = places[0] * each, (places[-1] + 1) * each
+                rows = slice(order, None, len(orders))
+                best = Ranking(self.by_order.value[rows], self.by_order.what[rows])
+                best.offer(value[:, first:last], lambda at, first=first: describe(at + first))  # type: ignore[misc]
+                self.by_order.value[rows], self.by_order.what[rows] = best.value, best.what
 
     def _count(self, movement: Movement, legal: Tensor, wide: tuple[int, ...]) -> None:
         candidates = wide[-1] * wide[-2]
@@ -125,17 +220,6 @@ class _Task:
         for name, fits in movement.fits.items():
             lost = (~fits).sum((-1, -2)) * (candidates // (fits.shape[-1] * fits.shape[-2]))
             self.rejected[name] = self.rejected.get(name, torch.zeros_like(self.legal)) + lost
-
-    def _numbers(self, space: Product, part: Part, at: Tensor) -> Tensor:
-        """What describes candidates by their positions in a chunk: tiles, nesting, split; `[row, n, number]`."""
-        count = self.splits.shape[-1]
-        split = self.splits.flatten()[at % count]
-        at = torch.div(at, count, rounding_mode="floor")
-        nesting = torch.div(at, len(part.numbers), rounding_mode="floor") + part.nestings.start
-        # Rows are (kernel, chip); tiles are chosen from the kernel's lists.
-        flat = (at % len(part.numbers) + part.numbers.start).reshape(-1, self.chips * at.shape[-1])
-        tiles = [t.reshape(at.shape) for stage in space.at(flat) for t in stage]
-        return torch.stack([*tiles, nesting.to(split.dtype), split], -1)
 
     def _measure(self, movement: Movement) -> Tensor:
         """What candidates are ranked by: without the power limit, the other measure deciding between equals."""
@@ -155,11 +239,28 @@ class _Task:
             return joules + seconds * (_TIE * chip.dynamic_power)
         return joules * seconds
 
-    def tiles(self, chip: int) -> Tensor:
-        """The best tiles of every kernel on a chip so far, `[kernel, stage, dimension]`."""
-        rows = self.ranking.what[chip :: self.chips, 0, :-2]
-        tiles = torch.where(rows > 0, rows, torch.ones_like(rows))
-        return tiles.reshape(-1, *self.shape)
+    def starts(self) -> list[tuple[tuple[Nesting, ...], Tensor, int]]:
+        """Where to look on: for every chip and outermost loop order, the orders, the best tiles `[kernel, stage,
+        dimension]`, and the chip."""
+        best = self.by_order.what[:, 0, :-2].reshape(-1, self.chips, len(self.outer), *self.shape)
+        value = self.by_order.value.reshape(-1, self.chips, len(self.outer))
+        known = torch.isfinite(value) & (value <= _PROMISING * value.amin(-1, keepdim=True))
+        return [
+            (tried, torch.clamp(best[:, chip, order], min=1.0), chip)
+            for chip in range(self.chips)
+            for order, tried in enumerate(self.outer.values())
+            if bool(known[:, chip, order].any())
+        ]
+
+    def improved(self, before: Tensor) -> bool:
+        """Whether the best of any loop order is better than `before` by enough to go on."""
+        return bool((self.by_order.value < before * _IMPROVED).any())
+
+    def room(self, position: int) -> list[Tensor]:
+        """Bytes free in a stored stage on each chip, `[kernel, 1]`."""
+        free = room(self.kernels, self.mapper.stages, self.mapper.chip)[position]
+        free = free.expand(-1, self.chips, 1, 1)
+        return [free[:, chip, :, 0] for chip in range(self.chips)]
 
     def found(self) -> list[list[Found]]:
         """Everything that was kept, priced again with the power limit."""
