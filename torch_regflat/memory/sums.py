@@ -55,7 +55,7 @@ class Listed:
         """`[kernel, candidate]`."""
         result = torch.zeros_like(self.extents[0].tiles[0]) + total.constant
         for weight, part in total.parts:
-            result = result + (self._fetch(part) if isinstance(part, Fetch) else self._term(part)) * weight
+            result = result + (self.fetched(part) if isinstance(part, Fetch) else self._term(part)) * weight
         return result
 
     def _term(self, term: Term) -> Tensor:
@@ -64,7 +64,8 @@ class Listed:
             value = value * extent.value(factor)
         return value * term.sign
 
-    def _fetch(self, fetch: Fetch) -> Tensor:
+    def fetched(self, fetch: Fetch) -> Tensor:
+        """Elements of an operand fetched into a stage, `[kernel, candidate]`."""
         found = self._fetches.get(fetch.stage)
         if found is None:
             count = fetched if self.structure.diagonal is None else fetched_below

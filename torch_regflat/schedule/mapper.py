@@ -7,7 +7,7 @@ around the best; `whole=True` prices every tile size that is not dominated.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -25,8 +25,9 @@ from . import spaces
 from .ranking import Ranking
 
 Objective = Literal["latency", "energy", "edp"]
-Effort = Literal["steps", "whole", "every"]
-"""`steps`: coarse steps of tile sizes, refined around the best. `whole`: the best of the whole space, of which only
+Effort = Literal["steps", "survey", "whole", "every"]
+"""`steps`: coarse steps of tile sizes, refined around the best. `survey`: the same, with a coarse space that also prices
+what cannot be best, to compare with. `whole`: the best of the whole space, of which only
 what can be best is priced where that is proven (one level on chip). `every`: each candidate of it is priced."""
 CHUNK = 2**16
 """Candidates priced at a time: the temporaries of so many lie in a processor's caches."""
@@ -85,6 +86,8 @@ class Mapper:
         if self.effort == "every" or (self.effort == "whole" and len(self.stages.levels) > 1):
             task.look(spaces.whole(task.problems, self.stages, cores, self.buffers))
         elif len(self.stages.levels) == 1:
+            if self.effort == "survey":
+                task.look(spaces.coarse(task.problems, self.stages, cores, self.buffers))
             self._one_stage(task)
         else:
             self._descend(task, cores)
@@ -93,11 +96,13 @@ class Mapper:
     def _one_stage(self, task: _Task) -> None:
         """Only what lies on the frontier of what fits; in steps of sizes first, and then with all sizes near the best."""
         task.look_at(spaces.largest(task.problems), task.nestings[:1])
-        if bool(torch.isfinite(task.ranking.value[:, 0]).all()):
+        if self.effort == "steps" and task.all_fit():
             return  # everything fits whole: nothing moves twice, and no smaller tile moves less
-        lists = spaces.every_size(task.problems, len(task.nestings), whole=self.effort == "whole")
-        for free in task.room(0):
-            task.look_at(spaces.frontier(task.problems, self.stages, lists, None, free, self.buffers), task.nestings)
+        for trips in task.trips():
+            lists = spaces.every_size(task.problems, len(task.nestings), self.effort == "whole", trips)
+            for free in task.room(0):
+                found = spaces.frontier(task.problems, self.stages, lists, None, free, self.buffers)
+                task.look_at(found, task.nestings)
         if self.effort == "whole":
             return
         for _ in range(ROUNDS):
@@ -111,7 +116,8 @@ class Mapper:
 
     def _descend(self, task: _Task, cores: int) -> None:
         """One stage after the other, from the best of a coarse space in every outermost loop order."""
-        task.look(spaces.coarse(task.problems, self.stages, cores, self.buffers))
+        for trips in task.trips():
+            task.look(spaces.coarse(task.problems, self.stages, cores, self.buffers, trips))
         for _ in range(ROUNDS):
             before = task.by_order.value.clone()
             for tried, tiles, _ in task.starts():
@@ -252,6 +258,18 @@ class _Task:
             if bool(known[:, chip, order].any())
         ]
 
+    def trips(self) -> Iterator[int]:
+        """The most tiles along each side of a causal triangle: more while nothing fits."""
+        trips = spaces.DIAGONAL_TRIPS
+        yield trips
+        largest = max(float(size.max()) for size in self.problems.sizes)
+        while self.problems.structure.diagonal and trips < largest and not self.all_fit():
+            trips *= 4
+            yield trips
+
+    def all_fit(self) -> bool:
+        return bool(torch.isfinite(self.ranking.value[:, 0]).all())
+
     def improved(self, before: Tensor) -> bool:
         """Whether the best of any loop order is better than `before` by enough to go on."""
         return bool((self.by_order.value < before * _IMPROVED).any())
@@ -270,8 +288,18 @@ class _Task:
 
     def _priced(self, chip: int) -> list[Found]:
         """What was kept for one chip."""
-        mapper, what = self.mapper, self.ranking.what[chip :: self.chips]
-        kept = torch.isfinite(self.ranking.value[chip :: self.chips])
+        mapper, orders = self.mapper, len(self.outer)
+        # The best of every outermost loop order are among them, so that those that lost can be told apart.
+        value, what = (
+            torch.cat([all_[chip :: self.chips], own.reshape(-1, self.chips, orders, *own.shape[2:])[:, chip]], 1)
+            for all_, own in (
+                (self.ranking.value, self.by_order.value),
+                (self.ranking.what, self.by_order.what),
+            )
+        )
+        kept = torch.isfinite(value)
+        # Places that hold nothing repeat the best.
+        what = torch.where(kept.unsqueeze(-1), what, what[:, :1])
         numbers, rates = at_chip(mapper.chip, chip), at_chip(self.rates, chip)
         stages, dims = self.shape
         tiles = [[what[..., s * dims + d].clamp(min=1.0) for d in range(dims)] for s in range(stages)]

@@ -27,6 +27,8 @@ from ..memory.traffic import Nesting
 
 FEW = 2**20
 """Candidates of one kernel that a product space should not pass: as many as it is cheap to look at."""
+FEW_DIAGONAL = 2**10
+"""The same where the tiles of a triangle are visited one by one."""
 MOST = 2**16
 """Candidates of one kernel that a frontier should not pass."""
 COARSEST = -1
@@ -42,21 +44,23 @@ def whole(problems: ProblemTensors, stages: Stages, cores: int, buffers: float =
     return _space(problems, stages, cores, buffers, None, None)
 
 
-def coarse(problems: ProblemTensors, stages: Stages, cores: int, buffers: float = DOUBLE_BUFFER) -> Product:
-    """Tile sizes in steps, as fine as keeps the number of candidates within bounds; all of them where they are few."""
+def coarse(
+    problems: ProblemTensors, stages: Stages, cores: int, buffers: float = DOUBLE_BUFFER, trips: int = DIAGONAL_TRIPS
+) -> Product:
+    """Tile sizes in steps, as fine as keeps the number of candidates within bounds; all of them where they are few.
+
+    `trips` is the most tiles along each side of a causal triangle.
+    """
+    few = FEW if problems.structure.diagonal is None else FEW_DIAGONAL
     for bits in (None, 3, 2, 1, 0):
-        space = _space(problems, stages, cores, buffers, bits, _trips(problems))
-        if space.count * len(space.nestings) <= FEW:
+        space = _space(problems, stages, cores, buffers, bits, trips)
+        if space.count * len(space.nestings) <= few:
             return space
     # Many stages or dimensions: at first the same order at each stage; `around` tries all.
     alike = tuple(n for n in space.nestings if len({order for order in n.orders if order}) == 1)
-    if space.count * len(alike) > FEW:
-        space = _space(problems, stages, cores, buffers, COARSEST, _trips(problems))
+    if space.count * len(alike) > few:
+        space = _space(problems, stages, cores, buffers, COARSEST, trips)
     return replace(space, nestings=alike)
-
-
-def _trips(problems: ProblemTensors) -> int | None:
-    return None if problems.structure.diagonal is None else DIAGONAL_TRIPS
 
 
 def _space(
@@ -109,9 +113,14 @@ def largest(problems: ProblemTensors) -> Tensor:
     return torch.stack(sizes, 1).unsqueeze(1)
 
 
-def every_size(problems: ProblemTensors, orders_tried: int, whole: bool = False) -> Lists:
-    """Sizes of the only stage there is: all of them, or in steps that keep the candidates within bounds."""
-    return _within(lambda bits: _every_size(problems, bits), orders_tried, math.inf if whole else MOST)
+def every_size(
+    problems: ProblemTensors, orders_tried: int, whole: bool = False, trips: int = DIAGONAL_TRIPS
+) -> Lists:
+    """Sizes of the only stage there is: all of them, or in steps that keep the candidates within bounds.
+
+    `trips` is the most tiles along each side of a causal triangle.
+    """
+    return _within(lambda bits: _every_size(problems, bits, trips), orders_tried, math.inf if whole else MOST)
 
 
 def sizes_between(problems: ProblemTensors, tiles: Tensor, stage: int, stages: Stages) -> Lists:
@@ -130,8 +139,7 @@ def _within(lists: Callable[[int | None], Lists], orders_tried: int, most: float
     return found
 
 
-def _every_size(problems: ProblemTensors, bits: int | None) -> Lists:
-    trips = _trips(problems)
+def _every_size(problems: ProblemTensors, bits: int | None, trips: int) -> Lists:
     found = []
     for d in _dims(problems):
         most = trips if problems.structure.diagonal and d in problems.structure.diagonal else None
@@ -314,7 +322,7 @@ def _chains(
         longer: dict[Chain, None] = {}
         for chain in found:
             for more in _next(chain[-1] if chain else size, stage, stages, cores, bits):
-                if trips is None or chain or math.ceil(size / more[0]) <= trips:
+                if trips is None or not more or math.ceil(size / more[-1]) <= trips:
                     longer[(*chain, *more)] = None
         found = list(longer)
     return tuple(found)
