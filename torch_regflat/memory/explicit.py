@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from ..cost.chip_tensors import ChipTensors, RateTensors
+from ..cost.chip_tensors import ChipTensors, LevelTensors, RateTensors
 from ..cost.kernel import Movement
 from ..cost.shapes import KernelTensors, where_lacking
 from .cache import ACCUMULATOR_BYTES, VECTOR_BYTES
@@ -38,25 +38,18 @@ def move(kernels: KernelTensors, tiling: Tiling, near: Near, chip: ChipTensors, 
     stages = tiling.stages
     if bool((rates.arrays > 0).any()):
         near = _systolic(kernels, tiling, near, chip, rates)
-    levels = [_Level(torch.zeros_like(kernels.work)) for _ in chip.levels]
+    levels = _constant(kernels, near, len(chip.levels))
     above = levels[-1]
     for (down, up, own_down, own_up), stage in zip(tiling.boundaries, stages.stored, strict=True):
         level = levels[stages.level(stage)]
         above.read, above.written = above.read + down, above.written + up
         level.read, level.written = level.read + own_up, level.written + own_down
         above = level
-    _stream(kernels, levels)
-    levels[0].read, levels[0].written = levels[0].read + near.read, levels[0].written + near.written
-    spread = torch.ones_like(kernels.work)
-    if tiling.shared is not None:
-        steps, busy, _ = tiling.shared
-        spread = torch.where(kernels.tiled > 0, chip.cores * steps / busy, spread)
-    core = {"compute": near.compute_s * spread, "vector": near.vector_s}
+    spread = _spread(kernels, tiling, chip)
+    core = {"compute": near.compute_s if spread is None else near.compute_s * spread, "vector": near.vector_s}
     for i, (name, level, numbers) in enumerate(zip(chip.level_names[:-1], levels[:-1], chip.levels[:-1], strict=True)):
-        read, write = level.read / numbers.read_bandwidth, level.written / numbers.write_bandwidth
-        one_port = (level.read + level.written) / numbers.read_bandwidth
-        port = torch.where(numbers.shared_port > 0, one_port, torch.maximum(read, write))
-        core[f"{name} ports"] = port * spread if stages.is_own(i) else port
+        port = _port_s(level, numbers)
+        core[f"{name} ports"] = port * spread if spread is not None and stages.is_own(i) else port
     latency = sum((level.latency for level in chip.levels[1:-1]), chip.levels[0].latency)
     external, far = chip.levels[-1], levels[-1]
     return Movement(
@@ -89,21 +82,38 @@ class _Level:
     """Bytes read and written so far."""
 
     read: Tensor
-    written: Tensor = None  # type: ignore[assignment]
-
-    def __post_init__(self) -> None:
-        self.written = self.read
+    written: Tensor
 
 
-def _stream(kernels: KernelTensors, levels: list[_Level]) -> None:
-    """Bytes that move once whatever the tiles: from and to external memory through every level, or within the chip."""
-    near_in, near_out, far_in, far_out = kernels.read_near, kernels.write_near, kernels.read_far, kernels.write_far
-    levels[-1].read, levels[-1].written = levels[-1].read + far_in, levels[-1].written + far_out
-    outermost = levels[-2]
-    for level in levels[:-1]:
-        passing = far_in + far_out if level is outermost else far_in + far_out + near_in + near_out
-        level.read, level.written = level.read + passing, level.written + passing
-    outermost.read, outermost.written = outermost.read + near_in, outermost.written + near_out
+def _constant(kernels: KernelTensors, near: Near, count: int) -> list[_Level]:
+    """Bytes that move whatever the tiles: what arithmetic takes and leaves, and what streams from and to external memory
+    through every level, or within the chip. They come first, so that a sum over candidates is added to once.
+    """
+    far_in, far_out = kernels.read_far, kernels.write_far
+    passing, near_in, near_out = far_in + far_out, kernels.read_near, kernels.write_near
+    levels = [_Level(passing + near_in + near_out, passing + near_in + near_out) for _ in range(count - 2)]
+    levels += [_Level(passing + near_in, passing + near_out), _Level(far_in, far_out)]
+    levels[0] = _Level(levels[0].read + near.read, levels[0].written + near.written)
+    return levels
+
+
+def _spread(kernels: KernelTensors, tiling: Tiling, chip: ChipTensors) -> Tensor | None:
+    """How much longer the busiest core works than if all shared evenly; None where there is one core."""
+    if tiling.shared is None:
+        return None
+    steps, busy, _ = tiling.shared
+    return torch.where(kernels.tiled > 0, chip.cores * steps / busy, torch.ones_like(kernels.work))
+
+
+def _port_s(level: _Level, numbers: LevelTensors) -> Tensor:
+    """Seconds of a level's ports: one for reads and one for writes, or one for both."""
+    shared = numbers.shared_port > 0
+    if bool(shared.all()):
+        return (level.read + level.written) / numbers.read_bandwidth
+    apart = torch.maximum(level.read / numbers.read_bandwidth, level.written / numbers.write_bandwidth)
+    if not bool(shared.any()):
+        return apart
+    return torch.where(shared, (level.read + level.written) / numbers.read_bandwidth, apart)
 
 
 def room(kernels: KernelTensors, stages: Stages, chip: ChipTensors) -> list[Tensor]:

@@ -29,7 +29,7 @@ Effort = Literal["steps", "survey", "whole", "every"]
 """`steps`: coarse steps of tile sizes, refined around the best. `survey`: the same, with a coarse space that also prices
 what cannot be best, to compare with. `whole`: the best of the whole space, of which only
 what can be best is priced where that is proven (one level on chip). `every`: each candidate of it is priced."""
-CHUNK = 2**16
+CHUNK = 2**15
 """Candidates priced at a time: the temporaries of so many lie in a processor's caches."""
 KEEP = 16
 """Candidates of each kernel that are priced again with the power limit."""
@@ -93,6 +93,12 @@ class Mapper:
             self._descend(task, cores)
         return task.found()
 
+    def rank(self, shapes: Sequence[KernelShape], rates: RateTensors, space: Product) -> list[list[Found]]:
+        """The best mappings of a given space, by kernel and by chip."""
+        task = _Task(self, shapes, rates, space.nestings)
+        task.look(space)
+        return task.found()
+
     def _one_stage(self, task: _Task) -> None:
         """Only what lies on the frontier of what fits; in steps of sizes first, and then with all sizes near the best."""
         task.look_at(spaces.largest(task.problems), task.nestings[:1])
@@ -133,12 +139,18 @@ class Mapper:
 class _Task:
     """One search under way."""
 
-    def __init__(self, mapper: Mapper, shapes: Sequence[KernelShape], rates: RateTensors) -> None:
+    def __init__(
+        self,
+        mapper: Mapper,
+        shapes: Sequence[KernelShape],
+        rates: RateTensors,
+        nestings: tuple[Nesting, ...] | None = None,
+    ) -> None:
         self.mapper, self.rates = mapper, rates
         device = mapper.chip.clock.device
         self.kernels = pack(list(shapes), device)
         self.problems = ProblemTensors.of(shapes, device)
-        self.nestings = spaces.nestings(self.problems.structure, mapper.stages)
+        self.nestings = nestings or spaces.nestings(self.problems.structure, mapper.stages)
         self.position = {nesting: i for i, nesting in enumerate(self.nestings)}
         self.splits = torch.tensor(mapper.splits, dtype=torch.float64, device=device).reshape(1, 1, 1, -1)
         self.near = engines(self.kernels, self.splits, mapper.chip, rates)
@@ -231,13 +243,14 @@ class _Task:
         """What candidates are ranked by: without the power limit, the other measure deciding between equals."""
         chip, mapper = self.mapper.chip, self.mapper
         seconds = combine([*movement.core_s.values(), movement.external_s], mapper.overlap) + movement.overhead_s
-        joules = chip.static_power * seconds
-        for read, write, level in zip(movement.read_bytes, movement.write_bytes, chip.levels, strict=True):
-            joules = joules + (read * level.read_energy + write * level.write_energy) * 8.0
-        far = movement.read_bytes[-1] + movement.write_bytes[-1]
-        joules = joules + far * (8.0 * chip.unattributed_bit)
+        far = 8.0 * chip.unattributed_bit
+        joules = seconds * chip.static_power
+        for i, level in enumerate(chip.levels):
+            extra = far if i == len(chip.levels) - 1 else torch.zeros_like(far)
+            _add(joules, movement.read_bytes[i], 8.0 * level.read_energy + extra)
+            _add(joules, movement.write_bytes[i], 8.0 * level.write_energy + extra)
         if mapper.objective == "latency":
-            return seconds + joules * (_TIE / chip.dynamic_power)
+            return _add(seconds, joules, _TIE / chip.dynamic_power)
         vector = self.kernels.vector_ops + self.kernels.special_ops
         joules = joules + self.kernels.work * (self.rates.energy + self.rates.unattributed)
         joules = joules + vector * (chip.vector_energy + chip.unattributed_vector_flop)
@@ -348,6 +361,13 @@ def price(
     tiling = listed(problems, mapper.stages, nesting, tiles, wide, mapper.buffers)
     movement = move(kernels, tiling, engines(kernels, wide, chip, rates), chip, rates)
     return movement, evaluate(movement, kernels, chip, rates, mapper.overlap)
+
+
+def _add(total: Tensor, value: Tensor, weight: Tensor) -> Tensor:
+    """total + weight · value, in place and in one pass where there is one chip."""
+    if weight.numel() == 1 and value.dim() == total.dim():
+        return total.add_(value, alpha=float(weight))
+    return total.add_(value * weight)
 
 
 def _objective(cost: Cost, objective: Objective) -> Tensor:
