@@ -22,14 +22,14 @@ from torch import Tensor
 
 from torch_regflat.capture.huggingface import prepare
 from torch_regflat.capture.record import capture
-from torch_regflat.cost.chip_tensors import ChipTensors, RateTensors, chip_tensors, rate_tensors
+from torch_regflat.cost.chip_tensors import chip_tensors, rate_tensors
 from torch_regflat.cost.kernel import combine
 from torch_regflat.cost.shapes import KernelShape, pack
 from torch_regflat.hardware.chip import Chip
 from torch_regflat.hardware.library import load
 from torch_regflat.hardware.software import for_chip
 from torch_regflat.mapping import tile_sizes
-from torch_regflat.memory.explicit import engines, move
+from torch_regflat.memory.explicit import fixed, move
 from torch_regflat.memory.quantities import ProblemTensors, Stages
 from torch_regflat.memory.tiling import Product, listed
 from torch_regflat.memory.traffic import Nesting
@@ -70,7 +70,7 @@ def three_levels() -> Chip:
     inner = {**data["memory"][0], "scope": "chip"}
     sizes = (("L0", "64 KiB", "40 TB/s"), ("L1", "2 MiB", "20 TB/s"), ("L2", "48 MiB", "8 TB/s"))
     levels = [{**inner, "name": name} for name, *_ in sizes]
-    chip = Chip.from_dict({**data, "memory": [*levels, *data["memory"][1:]]})
+    chip = Chip.from_dict({**data, "name": "three-levels", "memory": [*levels, *data["memory"][1:]]})
     changes = {}
     for name, capacity, bandwidth in sizes:
         changes |= {f"memory.{name}.{field}": None for field in ("banks", "bank_bits")}
@@ -90,6 +90,11 @@ class Case:
         self.rates = _to(rate_tensors([self.chip], ["bf16"]), device)
         self.problems = ProblemTensors.of([self.shape], torch.device(device))
         self.device = device
+        self.kernels, one = (
+            pack([self.shape], torch.device(device)),
+            torch.ones(1, 1, 1, 1, dtype=torch.float64, device=device),
+        )
+        self.fixed = fixed(self.kernels, one, self.stages, self.tensors, self.rates)
 
     def space(self, wanted: int) -> Product:
         """A product space of about so many candidates."""
@@ -187,10 +192,9 @@ def _part(tiles: list[list[Tensor]], first: int, size: int) -> list[list[Tensor]
 
 def _price(case: Case, tiles: list[list[Tensor]]) -> Tensor:
     split = torch.ones(1, 1, 1, 1, dtype=torch.float64)
-    kernels = pack([case.shape])
+    kernels = case.kernels
     tiling = listed(case.problems, case.stages, case.nesting, tiles, split)
-    near = engines(kernels, split, case.tensors, case.rates)
-    movement = move(kernels, tiling, near, case.tensors, case.rates)
+    movement = move(kernels, tiling, case.fixed, case.tensors)
     seconds = combine([*movement.core_s.values(), movement.external_s], "max") + movement.overhead_s
     return torch.where(movement.legal, seconds, torch.inf)
 
@@ -211,7 +215,9 @@ def scalar(count: int = 200) -> float:
     chains = [_chains(size) for size in case.shape.problem.sizes]
     some = [[generator.choice(c) for c in chains] for _ in range(count)]
     rate = count / timed(lambda: [scalar_priced(case.shape.problem, ORDER, tiles, case.chip) for tiles in some])
-    tiles = [[torch.tensor([[float(t[d][s]) for t in some]], dtype=torch.float64) for d in range(8)] for s in range(LEVELS)]
+    tiles = [
+        [torch.tensor([[float(t[d][s]) for t in some]], dtype=torch.float64) for d in range(8)] for s in range(LEVELS)
+    ]
     split = torch.ones(1, 1, 1, 1, dtype=torch.float64)
     tiling = listed(case.problems, case.stages, case.nesting, tiles, split)
     down = [sum(float(x[..., i, :]) for x in tiling.boundaries[0][:2]) for i in range(count)]
@@ -224,7 +230,9 @@ def memory() -> None:
     """Peak memory of pricing 10^6 and 10^9 candidates, each in a process of its own."""
     rows = []
     for exponent in (6, 9):
-        done = subprocess.run([sys.executable, __file__, f"--peak={exponent}"], capture_output=True, text=True, check=True)
+        done = subprocess.run(
+            [sys.executable, __file__, f"--peak={exponent}"], capture_output=True, text=True, check=True
+        )
         rows.append((f"10^{exponent}", *done.stdout.split()))
     print("peak memory")
     print(tabulate(rows, ("candidates", "MiB resident", "s", "million/s")), "\n")
@@ -293,7 +301,10 @@ def main() -> None:
     space = case.space(10**7)
     crossed = space.count / timed(lambda: case.rank(space))
     print(f"plain Python, one mapping at a time: {plain:.0f} mappings/s")
-    print(f"product spaces are {crossed / plain:.0f} times as fast, arbitrary mappings {one_by_one * 1e6 / plain:.0f} times\n")
+    print(
+        f"product spaces are {crossed / plain:.0f} times as fast, "
+        f"arbitrary mappings {one_by_one * 1e6 / plain:.0f} times\n"
+    )
     memory()
     llama()
     on_gpu()

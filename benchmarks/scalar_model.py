@@ -1,5 +1,5 @@
-"""The exact traffic of a mapping in plain Python, one mapping at a time: the formulas of docs/model.md, as one would write
-them down. Slow on purpose: `cost_kernel.py` measures against it, and checks that both say the same."""
+"""The exact traffic of a mapping in plain Python, one mapping at a time: the formulas of docs/model.md as one would
+write them down. Slow on purpose: `cost_kernel.py` measures against it, and checks that both say the same."""
 
 from __future__ import annotations
 
@@ -32,7 +32,9 @@ def still(size: int, chain: Sequence[int], into: int, stage: int, shift: int) ->
     return sum(n * max(e - shift, 0) for e, n in tiles_at(size, chain, stage) if e <= chain[into])
 
 
-def fetched(problem: Problem, pattern: Pattern, order: Sequence[int], chains: Sequence[Sequence[int]], into: int) -> int:
+def fetched(
+    problem: Problem, pattern: Pattern, order: Sequence[int], chains: Sequence[Sequence[int]], into: int
+) -> int:
     """Elements of an operand fetched into a stage."""
     sizes, dims = problem.sizes, range(len(problem.sizes))
     total = 0
