@@ -126,7 +126,7 @@ class Mapper:
         for _ in range(ROUNDS):
             before = task.by_order.value.clone()
             for tried, tiles, _ in task.starts():
-                task.look(spaces.around(task.problems, self.stages, tiles, tried, self.buffers))
+                task.look(spaces.around(task.problems, self.stages, tiles, tried, cores, self.buffers))
             for tried, tiles, chip in task.starts():
                 lists = spaces.sizes_between(task.problems, tiles, 0, self.stages)
                 free = task.room(0)[chip]

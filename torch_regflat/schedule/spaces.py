@@ -81,6 +81,7 @@ def around(
     stages: Stages,
     tiles: Tensor,
     tried: tuple[Nesting, ...],
+    cores: int,
     buffers: float = DOUBLE_BUFFER,
 ) -> Product:
     """The neighbourhood of tiles `[kernel, stage, dimension]` at all stages at once: sizes next to each."""
@@ -89,7 +90,7 @@ def around(
         rows = zip(_whole(problems, d), tiles[:, :, d].tolist(), strict=True)
         single = _single(problems.structure, d)
         lists = [
-            [chain] if single else _near(n, chain, stages) for n, chain in ((n, tuple(map(int, c))) for n, c in rows)
+            [chain] if single else _near(n, chain, stages, cores) for n, chain in ((n, tuple(map(int, c))) for n, c in rows)
         ]
         choices.append(_padded(lists, size))
     return Product(problems, stages, tried, tuple(choices), buffers)
@@ -341,18 +342,24 @@ def _next(around: int, stage: int, stages: Stages, cores: int, bits: int | None)
     )
 
 
-def _near(size: int, tiles: Chain, stages: Stages) -> list[Chain]:
-    """Chains whose tiles are next to these; how cores share a tile stays as it is."""
+def _near(size: int, tiles: Chain, stages: Stages, cores: int) -> list[Chain]:
+    """Chains whose tiles are next to these, shared by as many cores, half or twice as many."""
     found: list[Chain] = [()]
     for stage, tile in enumerate(tiles):
         longer: dict[Chain, None] = {}
         for chain in found:
             around = chain[-1] if chain else size
             if stage == stages.spatial:
-                longer[(*chain, math.ceil(around / math.ceil(tiles[stage - 1] / tile)))] = None
-                continue
-            for near in _trips_near(around, min(tile, around), 3):
-                longer[(*chain, near)] = None
+                longer[chain] = None
+            elif stages.levels[stage] is None:
+                share = math.ceil(tile / tiles[stage + 1])
+                for cut in {share, max(1, share // 2), min(2 * share, cores, around)}:
+                    most = math.ceil(around / cut)
+                    for near in _trips_near(most, min(tiles[stage + 1], most), 3):
+                        longer[(*chain, min(cut * near, around), near)] = None
+            else:
+                for near in _trips_near(around, min(tile, around), 3):
+                    longer[(*chain, near)] = None
         found = list(longer)
     return found
 
