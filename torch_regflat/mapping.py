@@ -66,7 +66,8 @@ def tile_sizes(size: int, bits: int | None = None) -> tuple[int, ...]:
     """Tile sizes worth trying along a dimension, the largest first: the smallest that needs j trips, for every j.
 
     A larger tile with as many trips holds more and moves no less. `bits` keeps those j whose binary form has no more
-    significant bits (-1: the powers of eight, 0: of four, 1: of two, 3: steps of an eighth to a quarter). With -1, sizes of up to 4 are not divided.
+    significant bits (-1: the powers of eight, 0: of four, 1: of two, 3: steps of an eighth to a quarter). With -1,
+    sizes of up to 4 are not divided.
     """
     if bits is not None and bits < 0 and size <= 4:
         return (size,)
@@ -103,4 +104,3 @@ def orders(kinds: Sequence[int], blocks: int) -> list[tuple[tuple[int, ...], ...
     groups = [[d for d, kind in enumerate(kinds) if kind == wanted] for wanted in sorted({*kinds} - {0})]
     one = [tuple(every + [d for group in order for d in group]) for order in itertools.permutations(groups)]
     return list(itertools.product(one, repeat=blocks))
-

@@ -45,12 +45,12 @@ def price_all(shape: KernelShape, chip: Chip) -> tuple[Movement, Cost]:
 def explicit_move(shape: KernelShape, chip: Chip, tensors: ChipTensors, rates: RateTensors) -> Movement:
     packed, stages = pack([shape]), Stages.of(chip)
     split = torch.tensor(for_chip(chip).split_k, dtype=torch.float64).reshape(1, 1, 1, -1)
-    near = explicit.engines(packed, split, tensors, rates)
+    own = explicit.fixed(packed, split, stages, tensors, rates)
     if shape.problem is None:
-        return explicit.move(packed, streaming(stages, packed.work), near, tensors, rates)
+        return explicit.move(packed, streaming(stages, packed.work), own, tensors)
     space = spaces.coarse(ProblemTensors.of([shape]), stages, int(chip.cores.count.value))
     ((_, tiling),) = space.chunks(10**9, split)
-    return explicit.move(packed, tiling, near, tensors, rates)
+    return explicit.move(packed, tiling, own, tensors)
 
 
 @settings(max_examples=40, deadline=None)

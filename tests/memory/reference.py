@@ -35,9 +35,7 @@ class Tensor:
         for axis in self.axes:
             ranges = [range(region[d][0], region[d][0] + region[d][1]) for d, _ in axis]
             strides = [stride for _, stride in axis]
-            along.append(
-                {sum(i * s for i, s in zip(at, strides, strict=True)) for at in itertools.product(*ranges)}
-            )
+            along.append({sum(i * s for i, s in zip(at, strides, strict=True)) for at in itertools.product(*ranges)})
         return frozenset(itertools.product(*along))
 
 
@@ -84,9 +82,7 @@ def visible(region: Region, diagonal: tuple[int, int] | None) -> bool:
     return region[column][0] <= region[row][0] + region[row][1] - 1
 
 
-def steps(
-    region: Region, stage: Stage, diagonal: tuple[int, int] | None
-) -> Iterator[tuple[tuple[int, ...], Region]]:
+def steps(region: Region, stage: Stage, diagonal: tuple[int, int] | None) -> Iterator[tuple[tuple[int, ...], Region]]:
     """The tiles of a region and their positions, in loop order, without those in which nothing is computed."""
     pieces = parts(region, stage.tile)
     order = stage.order if stage.order is not None else tuple(range(len(region)))

@@ -1,4 +1,4 @@
-"""Traffic of explicitly managed memories equals, to the element, what a walk over the loops with real buffers counts."""
+"""Traffic of explicit memories equals, to the element, what a walk over the loops with real buffers counts."""
 
 from __future__ import annotations
 
@@ -31,7 +31,9 @@ def plain(*dims: int) -> tuple[tuple[tuple[int, int], ...], ...]:
     return tuple(((d, 1),) for d in dims)
 
 
-def nest(names: str, *operands: tuple[tuple[tuple[tuple[int, int], ...], ...], bool]) -> tuple[Structure, tuple[Tensor, ...]]:
+def nest(
+    names: str, *operands: tuple[tuple[tuple[tuple[int, int], ...], ...], bool]
+) -> tuple[Structure, tuple[Tensor, ...]]:
     patterns = []
     for axes, result in operands:
         windows = []
@@ -46,9 +48,7 @@ def nest(names: str, *operands: tuple[tuple[tuple[tuple[int, int], ...], ...], b
 
 PRODUCT = nest("bmnk", (plain(0, 1, 3), False), (plain(0, 3, 2), False), (plain(0, 1, 2), True))
 SHARED = nest("bmnk", (plain(0, 1, 3), False), (plain(3, 2), False), (plain(0, 1, 2), True))
-ATTENTION = nest(
-    "bgqs", (plain(0, 1, 2), False), (plain(0, 3), False), (plain(0, 3), False), (plain(0, 1, 2), True)
-)
+ATTENTION = nest("bgqs", (plain(0, 1, 2), False), (plain(0, 3), False), (plain(0, 3), False), (plain(0, 1, 2), True))
 REDUCTION = nest("rc", (plain(0, 1), False), (plain(0), True))
 
 
@@ -60,9 +60,7 @@ def convolutions(draw: st.DrawFn) -> tuple[Structure, tuple[Tensor, ...]]:
     group = (g,) if groups else ()
     image = (*plain(n, *group, c), ((p, step), (r, hole)), ((q, step2), (s, hole2)))
     names = "nkpqcrs" + ("g" if groups else "")
-    return nest(
-        names, (image, False), (plain(*group, k, c, r, s), False), (plain(n, *group, k, p, q), True)
-    )
+    return nest(names, (image, False), (plain(*group, k, c, r, s), False), (plain(n, *group, k, p, q), True))
 
 
 @st.composite

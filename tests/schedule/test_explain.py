@@ -38,7 +38,9 @@ def test_it_agrees_with_the_profile(name: str) -> None:
     if chip.memory_system == "cache":  # elsewhere the time line may make it wait for loads
         assert found.bound_by == costs[0].bound_by
     assert {axis: size for axis, size in found.sizes.items() if size > 1} == {"m": 512, "n": 4096, "k": 1024}
-    assert sum(o.traffic_bytes[chip.external.name] for o in found.operands) == pytest.approx(costs[0].traffic_bytes[chip.external.name])
+    assert sum(o.traffic_bytes[chip.external.name] for o in found.operands) == pytest.approx(
+        costs[0].traffic_bytes[chip.external.name]
+    )
     assert all(a.latency_s >= found.latency_s * (1 - 1e-12) for a in found.alternatives)
     assert len({found.mapping, *(a.mapping for a in found.alternatives)}) == len(found.alternatives) + 1
     assert found.candidates >= found.legal > 0

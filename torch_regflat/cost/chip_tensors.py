@@ -67,8 +67,8 @@ class RateTensors:
 
     `rate` is FLOP/s of the whole chip, `energy` J/FLOP of the datapath, `unattributed` J/FLOP that boards are measured
     to spend beyond it. `rows`, `columns` and `depth` are the native tile of the engine, and `feeds_registers` is 1
-    where it takes its operands from registers. `arrays` is the number of systolic arrays in a core (0: not systolic), of
-    `array_rows` x `array_columns` cells that hold one factor where `weight_stationary` is 1, else results.
+    where it takes its operands from registers. `arrays` is the number of systolic arrays in a core (0: not systolic),
+    of `array_rows` x `array_columns` cells that hold one factor where `weight_stationary` is 1, else results.
     """
 
     rate: Tensor

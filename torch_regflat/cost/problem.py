@@ -112,9 +112,7 @@ def problem_of(nest: LoopNest) -> Problem:
 _one = functools.cache(Problem)
 
 
-def _folded(
-    operands: list[Operand], sizes: dict[int, int], diagonal: tuple[int, int] | None
-) -> list[tuple[int, ...]]:
+def _folded(operands: list[Operand], sizes: dict[int, int], diagonal: tuple[int, int] | None) -> list[tuple[int, ...]]:
     """Dimensions in groups that can be tiled as one: the same operands, and no sliding window or diagonal."""
     alone = {d for o in operands for axis in o.axes if len(axis) > 1 for d, _ in axis} | set(diagonal or ())
     groups: dict[object, list[int]] = {}

@@ -24,7 +24,7 @@ def fetched_below(structure: Structure, nesting: Nesting, into: int, extents: Se
     """
     assert structure.diagonal is not None
     dims = range(len(structure.names))
-    shape = torch.broadcast_shapes(*(e.tiles[into].shape for e in extents))
+    shape = max((e.tiles[into].shape for e in extents), key=lambda s: s.numel())
     sizes = [e.size.expand(shape).flatten() for e in extents]
     tiles = [[e.tiles[stage].expand(shape).flatten() for e in extents] for stage in range(into + 1)]
     # What is taken one by one (or one a core) and indexes every operand changes all of them each time: once is enough

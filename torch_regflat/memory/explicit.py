@@ -6,104 +6,110 @@ is a model of the array. Loads enter a level through a write port of its own, or
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from ..cost.chip_tensors import ChipTensors, RateTensors
+from ..cost.chip_tensors import ChipTensors, LevelTensors, RateTensors
 from ..cost.kernel import Movement
 from ..cost.shapes import KernelTensors, where_lacking
 from .cache import ACCUMULATOR_BYTES, VECTOR_BYTES
 from .quantities import Stages
-from .systolic import passes
+from .systolic import Systolic, systolic
 from .tiling import Tiling
 
 
 @dataclass(frozen=True)
-class Near:
-    """What does not depend on the tiles: bytes the arithmetic takes from the innermost level and writes to it, and its
-    seconds, `[kernel, chip, 1, split]`.
+class Fixed:
+    """What does not depend on the tiles, worked out once for all candidates; `[kernel, chip, 1, split]`.
+
+    `read` and `written` are bytes of every level, nearest the engines first: what arithmetic takes and leaves, and what
+    streams from and to external memory through every level, or within the chip.
     """
 
-    read: Tensor
-    written: Tensor
+    read: tuple[Tensor, ...]
+    written: tuple[Tensor, ...]
     compute_s: Tensor
     vector_s: Tensor
-    vector_bytes: Tensor
+    overhead_s: Tensor
+    room: tuple[Tensor, ...]
+    systolic: Systolic | None
 
 
-def move(kernels: KernelTensors, tiling: Tiling, near: Near, chip: ChipTensors, rates: RateTensors) -> Movement:
+def fixed(kernels: KernelTensors, split: Tensor, stages: Stages, chip: ChipTensors, rates: RateTensors) -> Fixed:
+    """What kernels do on chips whatever the tiles, where a sum is split over `split` cores `[..., split]`."""
+    read, written, compute = _arrays(kernels, split, chip, rates)
+    arrays = systolic(kernels, chip, rates, ACCUMULATOR_BYTES)
+    if arrays is not None:
+        read, written = torch.where(arrays.where, arrays.read, read), torch.where(arrays.where, arrays.written, written)
+    vector = (kernels.vector_ops + kernels.special_ops) * (VECTOR_BYTES / 2.0)
+    far_in, far_out = kernels.read_far, kernels.write_far
+    passing, near_in, near_out = far_in + far_out, kernels.read_near, kernels.write_near
+    count = len(chip.levels)
+    reads = [passing + near_in + near_out] * (count - 2) + [passing + near_in, far_in]
+    writes = [passing + near_in + near_out] * (count - 2) + [passing + near_out, far_out]
+    reads[0], writes[0] = reads[0] + (read + vector), writes[0] + (written + vector)
+    latency = sum((level.latency for level in chip.levels[1:-1]), chip.levels[0].latency)
+    return Fixed(
+        tuple(reads),
+        tuple(writes),
+        compute,
+        kernels.vector_ops / chip.vector_rate + kernels.special_ops / chip.special_rate,
+        chip.launch_gap + (chip.prologue + latency) * kernels.sequential,
+        tuple(room(kernels, stages, chip)),
+        arrays,
+    )
+
+
+def move(kernels: KernelTensors, tiling: Tiling, own: Fixed, chip: ChipTensors) -> Movement:
     """Traffic and times of every mapping."""
     stages = tiling.stages
-    if bool((rates.arrays > 0).any()):
-        near = _systolic(kernels, tiling, near, chip, rates)
-    levels = [_Level(torch.zeros_like(kernels.work)) for _ in chip.levels]
-    above = levels[-1]
+    read, written, compute = list(own.read), list(own.written), own.compute_s
+    if own.systolic is not None:
+        again, seconds = own.systolic.passes(tiling.tile)
+        read[0] = read[0] + again
+        compute = torch.where(own.systolic.where, seconds, compute)
+    above = len(chip.levels) - 1
     for (down, up, own_down, own_up), stage in zip(tiling.boundaries, stages.stored, strict=True):
-        level = levels[stages.level(stage)]
-        above.read, above.written = above.read + down, above.written + up
-        level.read, level.written = level.read + own_up, level.written + own_down
+        level = stages.level(stage)
+        read[above], written[above] = read[above] + down, written[above] + up
+        read[level], written[level] = read[level] + own_up, written[level] + own_down
         above = level
-    _stream(kernels, levels)
-    levels[0].read, levels[0].written = levels[0].read + near.read, levels[0].written + near.written
-    spread = torch.ones_like(kernels.work)
-    if tiling.shared is not None:
-        steps, busy, _ = tiling.shared
-        spread = torch.where(kernels.tiled > 0, chip.cores * steps / busy, spread)
-    core = {"compute": near.compute_s * spread, "vector": near.vector_s}
-    for i, (name, level, numbers) in enumerate(zip(chip.level_names[:-1], levels[:-1], chip.levels[:-1], strict=True)):
-        read, write = level.read / numbers.read_bandwidth, level.written / numbers.write_bandwidth
-        one_port = (level.read + level.written) / numbers.read_bandwidth
-        port = torch.where(numbers.shared_port > 0, one_port, torch.maximum(read, write))
-        core[f"{name} ports"] = port * spread if stages.is_own(i) else port
-    latency = sum((level.latency for level in chip.levels[1:-1]), chip.levels[0].latency)
-    external, far = chip.levels[-1], levels[-1]
+    spread = _spread(kernels, tiling, chip)
+    core = {"compute": compute if spread is None else compute * spread, "vector": own.vector_s}
+    for i, (name, numbers) in enumerate(zip(chip.level_names[:-1], chip.levels[:-1], strict=True)):
+        port = _port_s(read[i], written[i], numbers)
+        core[f"{name} ports"] = port * spread if spread is not None and stages.is_own(i) else port
+    external = chip.levels[-1]
     return Movement(
-        read_bytes=tuple(level.read for level in levels),
-        write_bytes=tuple(level.written for level in levels),
+        read_bytes=tuple(read),
+        write_bytes=tuple(written),
         core_s=core,
-        external_s=(far.read + far.written) / (external.read_bandwidth * chip.memory_efficiency),
-        overhead_s=chip.launch_gap + (chip.prologue + latency) * kernels.sequential,
+        external_s=(read[-1] + written[-1]) / (external.read_bandwidth * chip.memory_efficiency),
+        overhead_s=own.overhead_s,
         operand_far_bytes=tiling.operands,
-        fits=_fits(kernels, tiling, chip),
+        fits=_fits(kernels, tiling, own, chip),
     )
 
 
-def _systolic(
-    kernels: KernelTensors, tiling: Tiling, near: Near, chip: ChipTensors, rates: RateTensors
-) -> Near:
-    """The same where systolic arrays do the products: they depend on the tiles."""
-    own = passes(kernels, tiling.tile, chip, rates, ACCUMULATOR_BYTES)
-    where = (rates.arrays > 0) & (kernels.tiled > 0)
-    return replace(
-        near,
-        read=torch.where(where, own.read + near.vector_bytes, near.read),
-        written=torch.where(where, own.written + near.vector_bytes, near.written),
-        compute_s=torch.where(where, own.compute_s, near.compute_s),
-    )
+def _spread(kernels: KernelTensors, tiling: Tiling, chip: ChipTensors) -> Tensor | None:
+    """How much longer the busiest core works than if all shared evenly; None where there is one core."""
+    if tiling.shared is None:
+        return None
+    steps, busy, _ = tiling.shared
+    return torch.where(kernels.tiled > 0, chip.cores * steps / busy, torch.ones_like(kernels.work))
 
 
-@dataclass
-class _Level:
-    """Bytes read and written so far."""
-
-    read: Tensor
-    written: Tensor = None  # type: ignore[assignment]
-
-    def __post_init__(self) -> None:
-        self.written = self.read
-
-
-def _stream(kernels: KernelTensors, levels: list[_Level]) -> None:
-    """Bytes that move once whatever the tiles: from and to external memory through every level, or within the chip."""
-    near_in, near_out, far_in, far_out = kernels.read_near, kernels.write_near, kernels.read_far, kernels.write_far
-    levels[-1].read, levels[-1].written = levels[-1].read + far_in, levels[-1].written + far_out
-    outermost = levels[-2]
-    for level in levels[:-1]:
-        passing = far_in + far_out if level is outermost else far_in + far_out + near_in + near_out
-        level.read, level.written = level.read + passing, level.written + passing
-    outermost.read, outermost.written = outermost.read + near_in, outermost.written + near_out
+def _port_s(read: Tensor, written: Tensor, numbers: LevelTensors) -> Tensor:
+    """Seconds of a level's ports: one for reads and one for writes, or one for both."""
+    shared = numbers.shared_port > 0
+    if bool(shared.all()):
+        return (read + written) / numbers.read_bandwidth
+    apart = torch.maximum(read / numbers.read_bandwidth, written / numbers.write_bandwidth)
+    if not bool(shared.any()):
+        return apart
+    return torch.where(shared, (read + written) / numbers.read_bandwidth, apart)
 
 
 def room(kernels: KernelTensors, stages: Stages, chip: ChipTensors) -> list[Tensor]:
@@ -119,21 +125,22 @@ def room(kernels: KernelTensors, stages: Stages, chip: ChipTensors) -> list[Tens
     return found
 
 
-def _fits(kernels: KernelTensors, tiling: Tiling, chip: ChipTensors) -> dict[str, Tensor]:
+def _fits(kernels: KernelTensors, tiling: Tiling, own: Fixed, chip: ChipTensors) -> dict[str, Tensor]:
     """Whether the tiles fit what is free of each level, and the chip has as many cores as share a step."""
     stages, streams = tiling.stages, kernels.tiled == 0
-    free = room(kernels, stages, chip)
     checks = {
-        chip.level_names[stages.level(stage)]: (held <= bytes_) | streams
-        for held, bytes_, stage in zip(tiling.holds, free, stages.stored, strict=True)
+        chip.level_names[stages.level(stage)]: held <= torch.where(streams, torch.inf, free)
+        for held, free, stage in zip(tiling.holds, own.room, stages.stored, strict=True)
     }
     if tiling.shared is not None:
         checks["cores"] = (tiling.shared[2] <= chip.cores) | streams
     return checks
 
 
-def engines(kernels: KernelTensors, split: Tensor, chip: ChipTensors, rates: RateTensors) -> Near:
-    """What the arrays read and write, and how long they take, where a sum is split over `split` cores `[..., split]`.
+def _arrays(
+    kernels: KernelTensors, split: Tensor, chip: ChipTensors, rates: RateTensors
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Bytes the matrix arrays read from the innermost level and write to it, and their seconds.
 
     A core's array holds rows x columns accumulators and eats `depth` steps of k a cycle: the narrow dtypes are deeper.
     """
@@ -161,6 +168,4 @@ def engines(kernels: KernelTensors, split: Tensor, chip: ChipTensors, rates: Rat
         partial = o.elements_of(kernels.sizes) * ACCUMULATOR_BYTES * (split - 1.0) * o.write
         write = write + bytes_ * o.write + partial
         read = read + partial
-    vector = (kernels.vector_ops + kernels.special_ops) * (VECTOR_BYTES / 2.0)
-    vector_s = kernels.vector_ops / chip.vector_rate + kernels.special_ops / chip.special_rate
-    return Near(read + vector, write + vector, compute, vector_s, vector)
+    return read, write, compute

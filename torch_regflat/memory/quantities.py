@@ -121,9 +121,10 @@ class Boundary:
 class Quantities:
     """All that is counted of a mapping, whatever its loop orders.
 
-    `boundaries` and `holds` go with the stored stages, outermost first; `holds` is bytes of one copy. `steps` and `busy`
-    count the steps that all cores make together and the core tiles in them, `cores` how many cores share a step. `tile`
-    are the (m, n, k) of the innermost stage. `operands` are the bytes each operand moves across the external boundary.
+    `boundaries` and `holds` go with the stored stages, outermost first; `holds` is bytes of one copy. `steps` and
+    `busy` count the steps that all cores make together and the core tiles in them, `cores` how many cores share a
+    step. `tile` are the (m, n, k) of the innermost stage. `operands` are the bytes each operand moves across the
+    external boundary.
     """
 
     boundaries: tuple[Boundary, ...]
@@ -140,12 +141,17 @@ def quantities(problems: ProblemTensors, stages: Stages, buffers: float = DOUBLE
     last = len(stages.levels) - 1
     above = last if stages.spatial is None else stages.spatial - 1
     dims = range(len(problems.sizes))
-    m, n, k = (_product(Factor("tile", last) if d in role else _ONE for d in dims) for role in roles(problems.structure))
+    m, n, k = (
+        _product(Factor("tile", last) if d in role else _ONE for d in dims) for role in roles(problems.structure)
+    )
     return Quantities(
         boundaries=tuple(_boundary(problems, stages, stage) for stage in stages.stored),
         holds=tuple(_holds(problems, stage, buffers) for stage in stages.stored),
         steps=_product(Factor("count", above, above) for _ in dims),
-        busy=_product(Factor("count", above + 1 if stages.spatial else above, above + 1 if stages.spatial else above) for _ in dims),
+        busy=_product(
+            Factor("count", above + 1 if stages.spatial else above, above + 1 if stages.spatial else above)
+            for _ in dims
+        ),
         cores=_product(Factor("shares") if stages.spatial is not None else _ONE for _ in dims),
         tile=(m, n, k),
         operands=tuple(_operand(problems, o) for o in problems.operands),
@@ -236,7 +242,8 @@ def _holds(problems: ProblemTensors, stage: int, buffers: float) -> Sum:
     for o, pattern in enumerate(problems.structure.patterns):
         element, partial, outer = problems.element_bytes[o], problems.partial_bytes[o], problems.outer[o]
         for sign, shifts in pattern.monomials:
-            for kind, copies in (("tile", buffers), ("only", 1.0 - buffers)):
+            kinds: tuple[tuple[Literal["tile", "only"], float], ...] = (("tile", buffers), ("only", 1.0 - buffers))
+            for kind, copies in kinds:
                 tile, done = _tiles(problems, pattern, kind, stage, dict(shifts))
                 if not pattern.is_result:
                     total.add(element * outer * copies, Term(sign, tile))

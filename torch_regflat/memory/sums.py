@@ -26,7 +26,7 @@ from .traffic import Extents, Factor, Nesting, Term, fetch_terms, fetched
 
 @dataclass(frozen=True, slots=True)
 class Fetch:
-    """Stands for the elements of an operand that are fetched into a stage: a sum of terms once loop orders are known."""
+    """Stands for the elements of an operand that are fetched into a stage: terms, once loop orders are known."""
 
     operand: int
     stage: int

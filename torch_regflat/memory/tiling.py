@@ -13,7 +13,6 @@ from .quantities import DOUBLE_BUFFER, ProblemTensors, Quantities, Stages, quant
 from .sums import Halves, Listed, Sum
 from .traffic import Extents, Nesting
 
-
 VISITS = 16.0
 """Visits counted one by one at a time, for each candidate that a chunk of a product space has."""
 
@@ -22,10 +21,9 @@ VISITS = 16.0
 class Tiling:
     """What candidates move and hold; tensors broadcast to `[kernel, chip, candidate, split]`.
 
-    `boundaries` has (down, up, own down, own up) of each stored stage, outermost first, and `holds` the bytes it needs:
-    see `quantities`. `spread` is how much longer the busiest core works than if all shared evenly, `cores` how many work
-    at once (None: a chip without cores of their own memory). `split` says over how many cores of a flat memory a sum
-    is divided, `tile` the (m, n, k) of the innermost stage.
+    `boundaries` has (down, up, own down, own up) of each stored stage, outermost first, and `holds` the bytes it
+    needs: see `quantities`. `split` says over how many cores of a flat memory a sum is divided, `tile` the (m, n, k) of
+    the innermost stage.
     """
 
     stages: Stages
@@ -46,7 +44,7 @@ def listed(
     split: Tensor,
     buffers: float = DOUBLE_BUFFER,
 ) -> Tiling:
-    """Candidates side by side: `tiles[stage][dim]` are `[kernel, candidate]`; `split` is `[kernel, 1, candidate, 1]`."""
+    """Candidates side by side: `tiles[stage][dim]` are `[kernel, candidate]`, `split` `[kernel, 1, candidate, 1]`."""
     ((_, tiling),) = listed_in((nesting,), problems, stages, tiles, split, buffers, operands=True)
     return tiling
 

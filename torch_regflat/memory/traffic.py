@@ -191,9 +191,7 @@ def fetch_terms(structure: Structure, operand: int, nesting: Nesting, into: int)
     return tuple(found)
 
 
-def _idle(
-    pattern: Pattern, nesting: Nesting, into: int, block: int, e: int, d: int, shift: dict[int, int]
-) -> Factor:
+def _idle(pattern: Pattern, nesting: Nesting, into: int, block: int, e: int, d: int, shift: dict[int, int]) -> Factor:
     """The factor of `d` in the iterations in which the loop over `e` advances and the operand's tile stays."""
     if d == e:
         return Factor("steps", into, block)

@@ -25,7 +25,14 @@ def render(found: Explanation) -> str:
         )
         for o in found.operands
     ]
-    headers = ("operand", "access", "axes", "footprint", *(f"tile in {n}" for n in held), *(f"{n} traffic" for n in crossed))
+    headers = (
+        "operand",
+        "access",
+        "axes",
+        "footprint",
+        *(f"tile in {n}" for n in held),
+        *(f"{n} traffic" for n in crossed),
+    )
     lines += ["", tabulate(operands, headers)]
     busy = sorted(found.busy_s.items(), key=lambda item: -item[1])
     times = [(name, format_si(seconds, "s"), f"{seconds / found.latency_s:.0%}") for name, seconds in busy if seconds]

@@ -127,19 +127,26 @@ def _operands(shape: KernelShape, mapping: Mapping | None, chip: Chip) -> list[O
     used = []
     for o, (operand, pattern) in enumerate(zip(shape.operands, problem.structure.patterns, strict=True)):
         element = problem.partial_bytes[o] if pattern.is_result else problem.element_bytes[o]
-        held = {
-            chip.memory[stages.level(s)].name: pattern.elements(mapping.tiles[s]) * element for s in stages.stored
-        }
+        held = {chip.memory[stages.level(s)].name: pattern.elements(mapping.tiles[s]) * element for s in stages.stored}
         crossed, above = {}, chip.external.name
         for stage in stages.stored:
             seen = stage - 1 if stage == stages.spatial else stage
             times = float(values.fetched(Fetch(o, seen))) / max(pattern.elements(problem.sizes), 1)
             share = float(problems.outer[o]) if stage == stages.stored[0] else 1.0
-            crossed[above] = _bytes(operand.footprint_bytes, times, problem.partial_bytes[o] / problem.element_bytes[o],
-                                    pattern.is_result) * share
+            crossed[above] = (
+                _bytes(
+                    operand.footprint_bytes,
+                    times,
+                    problem.partial_bytes[o] / problem.element_bytes[o],
+                    pattern.is_result,
+                )
+                * share
+            )
             above = chip.memory[stages.level(stage)].name
         used.append(
-            OperandUse(operand.role, operand.access, _axes(problem.structure, o), operand.footprint_bytes, held, crossed)
+            OperandUse(
+                operand.role, operand.access, _axes(problem.structure, o), operand.footprint_bytes, held, crossed
+            )
         )
     return used
 
@@ -163,8 +170,10 @@ def _loops(shape: KernelShape, mapping: Mapping, chip: Chip) -> tuple[str, ...]:
         where = "all cores together" if level is None else chip.memory[level].name
         if stage == stages.spatial:
             shares = [f"{n}/{-(-a // t)}" for n, a, t in zip(names, around, tile, strict=True) if a > t]
-            lines.append(f"spatial: {' '.join(shares) or 'one core'} over {chip.cores.count.value:.0f} {chip.cores.name}s, "
-                         f"tiles held in {where}")
+            lines.append(
+                f"spatial: {' '.join(shares) or 'one core'} over {chip.cores.count.value:.0f} {chip.cores.name}s, "
+                f"tiles held in {where}"
+            )
         else:
             for d in order:
                 trips = math.ceil(around[d] / tile[d])

@@ -14,7 +14,7 @@ from ..cost.shapes import KernelShape, KernelTensors, pack
 from ..errors import CapacityError
 from ..hardware.chip import Chip
 from ..hardware.software import Software
-from ..memory.explicit import engines, move
+from ..memory.explicit import fixed, move
 from ..memory.quantities import ProblemTensors, Stages, quantities
 from ..memory.sums import Listed
 from ..memory.tiling import Tiling, extents_of
@@ -43,7 +43,7 @@ def choose(
     adjust: Adjust | None = None,
     effort: Effort = "steps",
 ) -> list[Choice]:
-    """The best mapping of each shape. Raises `CapacityError` where none fits: which level, which operand, what is missing.
+    """The best mapping of each shape. Raises `CapacityError` where none fits: which level and operand, what is missing.
 
     `adjust` changes the chip's numbers before they are used; `effort` says how much of the space is looked at.
     """
@@ -118,7 +118,8 @@ class Search:
             movement, cost = price_mappings(self.mapper(tensors), kernels, some, chosen, rates)
         else:
             tiling = streaming(self.stages, kernels.work)
-            movement = move(kernels, tiling, engines(kernels, tiling.split, tensors, rates), tensors, rates)
+            own = fixed(kernels, tiling.split, self.stages, tensors, rates)
+            movement = move(kernels, tiling, own, tensors)
             cost = evaluate(movement, kernels, tensors, rates, self.software.overlap)
         return Group(members, movement, cost)
 
@@ -238,7 +239,11 @@ def stationary(shape: KernelShape, mapping: Mapping) -> str:
 
 def _reason(found: Found) -> str:
     second = next((m for m in found.measures[1:] if m > found.measures[0] * _FULL_SIZE), None)
-    margin = "" if second is None or found.measures[0] <= 0 else f", next best +{(second / found.measures[0] - 1) * 100:.2g} %"
+    margin = (
+        ""
+        if second is None or found.measures[0] <= 0
+        else f", next best +{(second / found.measures[0] - 1) * 100:.2g} %"
+    )
     return f"best of {found.legal} legal of {found.candidates}{margin}"
 
 
@@ -259,7 +264,8 @@ def _nothing_fits(shape: KernelShape, chip: Chip, software: Software) -> str:
             role = shape.operands[largest].role.replace("_", " ")
             return (
                 f"no tiling of a {shape.kind} with {_sizes(shape)} fits {level.name} of {chip.name}: even tiles of one "
-                f"element need {needed:.0f} bytes twice buffered, {free:.0f} are free, so {needed - free:.0f} are missing; "
+                f"element need {needed:.0f} bytes twice buffered, {free:.0f} are free, "
+                f"so {needed - free:.0f} are missing; "
                 f"the largest is the {role} with {shape.problem.element_bytes[largest]:.0f} bytes an element"
             )
     return f"no tiling of a {shape.kind} with {_sizes(shape)} fits {chip.name}"

@@ -1,8 +1,7 @@
 """The mapper of explicitly managed memories: the best tiles, loop orders and spatial split of every kernel.
 
-A kernel's space (`spaces`) is priced as tensors `[kernel, chip, candidate, split]`, a chunk at a time, and ranked without
-the power limit; the best few are priced again with it. By default tile sizes are taken in coarse steps and refined
-around the best; `whole=True` prices every tile size that is not dominated.
+A kernel's space (`spaces`) is priced as tensors `[kernel, chip, candidate, split]`, a chunk at a time, and ranked
+without the power limit; the best few are priced again with it. `Effort` says how much of the space is looked at.
 """
 
 from __future__ import annotations
@@ -17,7 +16,7 @@ from torch import Tensor
 from ..cost.chip_tensors import ChipTensors, RateTensors, at_chip
 from ..cost.kernel import Cost, Movement, combine, evaluate
 from ..cost.shapes import KernelShape, KernelTensors, pack
-from ..memory.explicit import engines, move, room
+from ..memory.explicit import fixed, move
 from ..memory.quantities import DOUBLE_BUFFER, ProblemTensors, Stages
 from ..memory.tiling import VISITS, Part, Product, Tiling, listed, listed_in
 from ..memory.traffic import Nesting
@@ -26,10 +25,10 @@ from .ranking import Ranking
 
 Objective = Literal["latency", "energy", "edp"]
 Effort = Literal["steps", "survey", "whole", "every"]
-"""`steps`: coarse steps of tile sizes, refined around the best. `survey`: the same, with a coarse space that also prices
-what cannot be best, to compare with. `whole`: the best of the whole space, of which only
-what can be best is priced where that is proven (one level on chip). `every`: each candidate of it is priced."""
-CHUNK = 2**16
+"""`steps`: coarse steps of tile sizes, refined around the best. `survey`: the same, with a coarse space that also
+prices what cannot be best, to compare with. `whole`: the best of the whole space, of which only what can be best is
+priced where that is proven (one level on chip). `every`: each candidate of it is priced."""
+CHUNK = 2**15
 """Candidates priced at a time: the temporaries of so many lie in a processor's caches."""
 KEEP = 16
 """Candidates of each kernel that are priced again with the power limit."""
@@ -40,7 +39,7 @@ _PROMISING = 1.3
 _IMPROVED = 1.0 - 1e-3
 """What must be won for another round to be worth it."""
 _TIE = 1e-9
-"""Weight of the other measure in the ranking: it decides between mappings that are equal in the first, and no others."""
+"""Weight of the other measure in the ranking: it decides between mappings equal in the first, and no others."""
 
 
 @dataclass(frozen=True)
@@ -93,8 +92,14 @@ class Mapper:
             self._descend(task, cores)
         return task.found()
 
+    def rank(self, shapes: Sequence[KernelShape], rates: RateTensors, space: Product) -> list[list[Found]]:
+        """The best mappings of a given space, by kernel and by chip."""
+        task = _Task(self, shapes, rates, space.nestings)
+        task.look(space)
+        return task.found()
+
     def _one_stage(self, task: _Task) -> None:
-        """Only what lies on the frontier of what fits; in steps of sizes first, and then with all sizes near the best."""
+        """Only what lies on the frontier of what fits; in steps of sizes first, then with all sizes near the best."""
         task.look_at(spaces.largest(task.problems), task.nestings[:1])
         if self.effort == "steps" and task.all_fit():
             return  # everything fits whole: nothing moves twice, and no smaller tile moves less
@@ -133,15 +138,21 @@ class Mapper:
 class _Task:
     """One search under way."""
 
-    def __init__(self, mapper: Mapper, shapes: Sequence[KernelShape], rates: RateTensors) -> None:
+    def __init__(
+        self,
+        mapper: Mapper,
+        shapes: Sequence[KernelShape],
+        rates: RateTensors,
+        nestings: tuple[Nesting, ...] | None = None,
+    ) -> None:
         self.mapper, self.rates = mapper, rates
         device = mapper.chip.clock.device
         self.kernels = pack(list(shapes), device)
         self.problems = ProblemTensors.of(shapes, device)
-        self.nestings = spaces.nestings(self.problems.structure, mapper.stages)
+        self.nestings = nestings or spaces.nestings(self.problems.structure, mapper.stages)
         self.position = {nesting: i for i, nesting in enumerate(self.nestings)}
         self.splits = torch.tensor(mapper.splits, dtype=torch.float64, device=device).reshape(1, 1, 1, -1)
-        self.near = engines(self.kernels, self.splits, mapper.chip, rates)
+        self.fixed = fixed(self.kernels, self.splits, mapper.stages, mapper.chip, rates)
         self.chips = mapper.chip.clock.shape[0]
         self.shape = (len(mapper.stages.levels), len(self.problems.sizes))
         numbers = self.shape[0] * self.shape[1] + 2
@@ -169,7 +180,7 @@ class _Task:
         if self.problems.structure.diagonal is not None:
             trips = torch.ceil(torch.stack(self.problems.sizes, 1) / tiles[:, 0]).prod(1)
             step = int(VISITS * step / float(trips.max()))
-        for some in tiles.split(max(step, 1), -1):
+        for some in torch.split(tiles, max(step, 1), -1):
             by_stage = [list(stage.unbind(1)) for stage in some.unbind(1)]
 
             def at(flat: Tensor, some: Tensor = some) -> Tensor:
@@ -180,12 +191,10 @@ class _Task:
             for nesting, tiling in listed_in(tried, self.problems, stages, by_stage, self.splits, buffers):
                 self._rank(tiling, [nesting], some.shape[-1], at)
 
-    def _rank(
-        self, tiling: Tiling, tried: Sequence[Nesting], count: int, tiles: Callable[[Tensor], Tensor]
-    ) -> None:
-        """Rank a chunk: `count` candidates of each nesting, whose tiles `[kernel, stage, dimension, n]` `tiles` tells from
-        their numbers `[kernel, n]`."""
-        movement = move(self.kernels, tiling, self.near, self.mapper.chip, self.rates)
+    def _rank(self, tiling: Tiling, tried: Sequence[Nesting], count: int, tiles: Callable[[Tensor], Tensor]) -> None:
+        """Rank a chunk: `count` candidates of each nesting. `tiles` turns their numbers `[kernel, n]` into tiles
+        `[kernel, stage, dimension, n]`."""
+        movement = move(self.kernels, tiling, self.fixed, self.mapper.chip)
         legal, rows, splits = movement.legal, self.ranking.value.shape[0], self.splits.shape[-1]
         wide = (rows // self.chips, self.chips, count * len(tried), splits)
         value = torch.where(legal, self._measure(movement), torch.inf).expand(wide).reshape(rows, -1)
@@ -204,9 +213,7 @@ class _Task:
         self.ranking.offer(value, describe)
         self._keep_by_order(tried, value, describe)
 
-    def _keep_by_order(
-        self, tried: Sequence[Nesting], value: Tensor, describe: Callable[[Tensor], Tensor]
-    ) -> None:
+    def _keep_by_order(self, tried: Sequence[Nesting], value: Tensor, describe: Callable[[Tensor], Tensor]) -> None:
         """The best candidate of every outermost loop order, to look around it."""
         each, orders = value.shape[-1] // len(tried), list(self.outer)
         for order, outer in enumerate(orders):
@@ -231,13 +238,14 @@ class _Task:
         """What candidates are ranked by: without the power limit, the other measure deciding between equals."""
         chip, mapper = self.mapper.chip, self.mapper
         seconds = combine([*movement.core_s.values(), movement.external_s], mapper.overlap) + movement.overhead_s
-        joules = chip.static_power * seconds
-        for read, write, level in zip(movement.read_bytes, movement.write_bytes, chip.levels, strict=True):
-            joules = joules + (read * level.read_energy + write * level.write_energy) * 8.0
-        far = movement.read_bytes[-1] + movement.write_bytes[-1]
-        joules = joules + far * (8.0 * chip.unattributed_bit)
+        far = 8.0 * chip.unattributed_bit
+        joules = seconds * chip.static_power
+        for i, level in enumerate(chip.levels):
+            extra = far if i == len(chip.levels) - 1 else torch.zeros_like(far)
+            _add(joules, movement.read_bytes[i], 8.0 * level.read_energy + extra)
+            _add(joules, movement.write_bytes[i], 8.0 * level.write_energy + extra)
         if mapper.objective == "latency":
-            return seconds + joules * (_TIE / chip.dynamic_power)
+            return _add(seconds, joules, _TIE / chip.dynamic_power)
         vector = self.kernels.vector_ops + self.kernels.special_ops
         joules = joules + self.kernels.work * (self.rates.energy + self.rates.unattributed)
         joules = joules + vector * (chip.vector_energy + chip.unattributed_vector_flop)
@@ -276,8 +284,7 @@ class _Task:
 
     def room(self, position: int) -> list[Tensor]:
         """Bytes free in a stored stage on each chip, `[kernel, 1]`."""
-        free = room(self.kernels, self.mapper.stages, self.mapper.chip)[position]
-        free = free.expand(-1, self.chips, 1, 1)
+        free = self.fixed.room[position].expand(-1, self.chips, 1, 1)
         return [free[:, chip, :, 0] for chip in range(self.chips)]
 
     def found(self) -> list[list[Found]]:
@@ -306,9 +313,7 @@ class _Task:
         split, chosen = what[..., -1].clamp(min=1.0), what[..., -2]
         measure, energy = torch.full_like(split, torch.inf), torch.full_like(split, torch.inf)
         for nesting in torch.unique(chosen[kept]).to(torch.int64).tolist():
-            _, cost = price(
-                self.kernels, self.problems, mapper, self.nestings[nesting], tiles, split, numbers, rates
-            )
+            _, cost = price(self.kernels, self.problems, mapper, self.nestings[nesting], tiles, split, numbers, rates)
             here = kept & (chosen == nesting)
             of = _objective(cost, mapper.objective)
             measure = torch.where(here, of.reshape(split.shape), measure)
@@ -343,11 +348,18 @@ def price(
     chip: ChipTensors,
     rates: RateTensors,
 ) -> tuple[Movement, Cost]:
-    """Candidates listed side by side, with everything: `tiles[stage][dimension]` and `split` are `[kernel, candidate]`."""
+    """Candidates listed side by side, with everything: `tiles[stage][dimension]`, `split` are `[kernel, candidate]`."""
     wide = split.unsqueeze(1).unsqueeze(-1)
     tiling = listed(problems, mapper.stages, nesting, tiles, wide, mapper.buffers)
-    movement = move(kernels, tiling, engines(kernels, wide, chip, rates), chip, rates)
+    movement = move(kernels, tiling, fixed(kernels, wide, mapper.stages, chip, rates), chip)
     return movement, evaluate(movement, kernels, chip, rates, mapper.overlap)
+
+
+def _add(total: Tensor, value: Tensor, weight: Tensor) -> Tensor:
+    """total + weight · value, in place and in one pass where there is one chip."""
+    if weight.numel() == 1 and value.dim() == total.dim():
+        return total.add_(value, alpha=float(weight))
+    return total.add_(value * weight)
 
 
 def _objective(cost: Cost, objective: Objective) -> Tensor:

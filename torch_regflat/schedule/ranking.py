@@ -11,7 +11,7 @@ from torch import Tensor
 
 @dataclass
 class Ranking:
-    """The best candidates so far, best first: `value` `[row, place]`, and `what` `[row, place, number]` describes them."""
+    """The best so far, best first: `value` `[row, place]`, and what they are, `what` `[row, place, number]`."""
 
     value: Tensor
     what: Tensor

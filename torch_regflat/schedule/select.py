@@ -12,7 +12,7 @@ from torch import Tensor
 from .. import mapping as mappings
 from ..cost.chip_tensors import ChipTensors, RateTensors, chip_tensors, rate_tensors
 from ..cost.kernel import Cost, Movement, evaluate
-from ..cost.shapes import KernelShape, KernelTensors, pack
+from ..cost.shapes import KernelShape, pack
 from ..errors import CapacityError, ChipError
 from ..hardware.chip import Chip
 from ..hardware.software import Software

@@ -32,7 +32,9 @@ def shape_of(kernel: Kernel, here: Residency, workload: Workload) -> KernelShape
             known = replace(operand, role=workload.tensors[tensor].role)
             tiled.append((tensor, tiled_operand(known, axes, anchor, sizes, resident, leaves)))
     operands = tuple(operand for _, operand in tiled)
-    return _shape(anchor or nests[0], nests, sizes, operands, _streams(kernel, here, workload, tiled), here.available, problem)
+    return _shape(
+        anchor or nests[0], nests, sizes, operands, _streams(kernel, here, workload, tiled), here.available, problem
+    )
 
 
 def shape_of_nest(nest: LoopNest) -> KernelShape:

@@ -1,16 +1,15 @@
 """Which tiles and loop orders the mapper tries: product spaces of the problems of one structure.
 
-The whole space of a kernel: for every dimension, every chain of tile sizes of which none is dominated (the smallest that
-needs as many trips, `mapping.tile_sizes`); for every block, every order of the kinds of dimensions, where those that
-index all operands lie outermost and those that index the same operands lie together. What indexes all operands is taken
-one by one: larger tiles of it hold more and move no less. Coarser spaces take fewer sizes.
+The whole space of a kernel: for every dimension, every chain of tile sizes of which none is dominated (the smallest
+that needs as many trips, `mapping.tile_sizes`); for every block, every order of the kinds of dimensions, where those
+that index all operands lie outermost and those that index the same operands lie together. What indexes all operands is
+taken one by one: larger tiles of it hold more and move no less. Coarser spaces take fewer sizes.
 Kernels of different sizes have lists of different lengths: the shorter are filled up with their last entry.
 """
 
 from __future__ import annotations
 
 import functools
-import itertools
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -29,7 +28,7 @@ FEW = 2**20
 """Candidates of one kernel that a product space should not pass: as many as it is cheap to look at."""
 FEW_DIAGONAL = 2**10
 """The same where the tiles of a triangle are visited one by one."""
-MOST = 2**16
+MOST = 2**18
 """Candidates of one kernel that a frontier should not pass."""
 COARSEST = -1
 """Trips in steps of eight, and dimensions of up to four whole."""
@@ -89,7 +88,9 @@ def around(
     for d, size in enumerate(problems.sizes):
         rows = zip(_whole(problems, d), tiles[:, :, d].tolist(), strict=True)
         single = _single(problems.structure, d)
-        lists = [[chain] if single else _near(n, chain, stages) for n, chain in ((n, tuple(map(int, c))) for n, c in rows)]
+        lists = [
+            [chain] if single else _near(n, chain, stages) for n, chain in ((n, tuple(map(int, c))) for n, c in rows)
+        ]
         choices.append(_padded(lists, size))
     return Product(problems, stages, tried, tuple(choices), buffers)
 
@@ -113,9 +114,7 @@ def largest(problems: ProblemTensors) -> Tensor:
     return torch.stack(sizes, 1).unsqueeze(1)
 
 
-def every_size(
-    problems: ProblemTensors, orders_tried: int, whole: bool = False, trips: int = DIAGONAL_TRIPS
-) -> Lists:
+def every_size(problems: ProblemTensors, orders_tried: int, whole: bool = False, trips: int = DIAGONAL_TRIPS) -> Lists:
     """Sizes of the only stage there is: all of them, or in steps that keep the candidates within bounds.
 
     `trips` is the most tiles along each side of a causal triangle.
@@ -126,12 +125,12 @@ def every_size(
 def sizes_between(problems: ProblemTensors, tiles: Tensor, stage: int, stages: Stages) -> Lists:
     """Sizes of one stage between the tiles `[kernel, stage, dimension]` of the stages around it and within it."""
     tried = math.factorial(3) ** (len(stages.stored) - 1)
-    return _within(lambda bits: _between(problems, tiles, stage, stages, bits), tried, MOST / 8)
+    return _within(lambda bits: _between(problems, tiles, stage, stages, bits), tried, MOST / 32)
 
 
 def _within(lists: Callable[[int | None], Lists], orders_tried: int, most: float) -> Lists:
     """The finest lists whose frontier has no more than `most` candidates, two for each combination."""
-    for bits in (None, 3, 2, 1, 0, COARSEST):
+    for bits in (None, 4, 3, 2, 1, 0, COARSEST):
         found = lists(bits)
         combinations = math.prod(sizes.shape[-1] for d, sizes in enumerate(found.sizes) if d != found.free)
         if 2 * combinations * orders_tried <= most:
@@ -165,7 +164,7 @@ def _between(problems: ProblemTensors, tiles: Tensor, stage: int, stages: Stages
 def sizes_near(problems: ProblemTensors, tiles: Tensor, stage: int) -> Lists:
     """Some sizes around those of a stage in each dimension."""
     moving = sum(not _single(problems.structure, d) and float(s.max()) > 1 for d, s in enumerate(problems.sizes))
-    count = max(3, int((MOST / 64) ** (1.0 / max(moving - 1, 1))))
+    count = max(3, int((MOST / 256) ** (1.0 / max(moving - 1, 1))))
     found = []
     for d in _dims(problems):
         lists = []
@@ -314,7 +313,9 @@ def _chains(
     if single:
         shares = [1] if stages.spatial is None else [2**i for i in range(min(cores, size).bit_length())]
         return tuple(
-            tuple(1 if stages.spatial is None or stage >= stages.spatial else share for stage in range(len(stages.levels)))
+            tuple(
+                1 if stages.spatial is None or stage >= stages.spatial else share for stage in range(len(stages.levels))
+            )
             for share in shares
         )
     found: list[Chain] = [()]
