@@ -87,7 +87,7 @@ class Case:
         software = for_chip(self.chip)
         self.stages, self.nesting = Stages.of(self.chip), Nesting((ORDER,) * LEVELS)
         self.tensors = _to(chip_tensors([self.chip], [software]), device)
-        self.rates = _to(rate_tensors([self.chip], ["bf16"]), device)
+        self.rates = _to(rate_tensors([self.chip], [software], ["bf16"]), device)
         self.problems = ProblemTensors.of([self.shape], torch.device(device))
         self.device = device
         self.kernels, one = (

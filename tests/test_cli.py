@@ -67,6 +67,8 @@ def test_main_job(profiler: Profiler) -> None:
                 "weights": None,
                 "activations": None,
                 "routing_skew": 0.0,
+                "mode": "graph",
+                "software": None,
                 "optimizer": "adamw",
                 "strict": False,
                 "trust_remote_code": False,
@@ -80,7 +82,7 @@ def test_main_job(profiler: Profiler) -> None:
 
 def test_every_option_reaches_the_profiler(profiler: Profiler) -> None:
     words = "--phase decode --batch 4 --context 4096 --dtype fp16 --kv-dtype fp8 --strict --trust-remote-code"
-    words += " --weights int4 --activations int8 --routing-skew 0.8"
+    words += " --weights int4 --activations int8 --routing-skew 0.8 --mode serving --software triton-experts"
     assert run("profile", "org/model", *words.split()).exit_code == 0
     _, options = profiler.calls[0]
     assert options == {
@@ -94,6 +96,8 @@ def test_every_option_reaches_the_profiler(profiler: Profiler) -> None:
         "weights": "int4",
         "activations": "int8",
         "routing_skew": 0.8,
+        "mode": "serving",
+        "software": "triton-experts",
         "optimizer": "adamw",
         "strict": True,
         "trust_remote_code": True,

@@ -38,7 +38,7 @@ from .profiler import DEFAULT_CHIP, Profile, check_chips, is_profiling, profile_
 
 __all__ = ["Compiled", "clear", "last", "profiles", "regflat"]
 
-_OPTIONS = ("chip", "strict", "name", "report")
+_OPTIONS = ("chip", "strict", "name", "report", "mode", "software")
 _SKIPPED = "NOT in this report, Dynamo skipped a frame and ran it as it is"
 _sessions: list[tuple[Any, Compiled]] = []
 _accounted: Counter[str] = Counter()
@@ -64,6 +64,7 @@ class Compiled:
             raise InputError(f"the option 'report' takes a function of a Profile, found {type(report).__name__}")
         self._chip, self._strict = options.get("chip", DEFAULT_CHIP), bool(options.get("strict", False))
         check_chips(self._chip)
+        self._execution = {key: options[key] for key in ("mode", "software") if key in options}
         self._name, self._report = options.get("name"), report
         self._recorder: LiveRecorder | None = None
         self._seen: set[Any] = set()
@@ -185,7 +186,13 @@ class Compiled:
                 warnings.warn(f"{recorder.name}: {_SKIPPED}: {reason}", stacklevel=2)
             phase = "training" if self.backward_graphs else "forward"
             made = profile_recorded(
-                recorder, chip=self._chip, strict=self._strict, name=recorder.name, phase=phase, notes=self.notes
+                recorder,
+                chip=self._chip,
+                strict=self._strict,
+                name=recorder.name,
+                phase=phase,
+                notes=self.notes,
+                **self._execution,
             )
             self._cached = (state, made)
         return self._cached[1]

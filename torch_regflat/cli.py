@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from .profiler import Profile
 
 _PHASES = ("prefill", "decode", "encode", "forward", "train")
+_MODES = ("eager", "compiled", "graph", "serving")
 _OPTIMIZERS = ("adamw", "sgd", "sgd-momentum", "none")
 _GROUPINGS = ("op", "kernel", "module", "layer")
 _FORMATS = ("table", "json", "csv")
@@ -67,6 +68,14 @@ def _model_options(command: Callable[..., Any]) -> Callable[..., Any]:
             click.option(
                 "--chip", "chips", multiple=True, help="A name `regflat chips` lists, or a chip file; repeatable."
             ),
+            click.option(
+                "--mode",
+                type=click.Choice(_MODES),
+                default="graph",
+                show_default=True,
+                help="How kernels are formed and launched: one an operator; fused; and replayed; and merged.",
+            ),
+            click.option("--software", help="A variant of the libraries by name, or a software file."),
             click.option("--dtype", help="Data type of weights and activations; by default the checkpoint's own."),
             click.option("--kv-dtype", help="Data type of the KV cache; by default that of the activations."),
             click.option("--weights", help="Format of linear layers' weights: fp8, mxfp8, int8, int4, mxfp4 or nvfp4."),
@@ -196,6 +205,8 @@ def _profile_phase(model: str, phase: str | None, options: dict[str, Any]) -> Pr
         weights=options["weights"],
         activations=options["activations"],
         routing_skew=options["routing_skew"],
+        mode=options["mode"],
+        software=options["software"],
         optimizer=None if options["optimizer"] == "none" else options["optimizer"],
         strict=options["strict"],
         trust_remote_code=options["trust_remote_code"],
@@ -266,6 +277,99 @@ def _tick(what: str, done: threading.Event) -> None:
     with tqdm(desc=what, bar_format="{desc}, {elapsed}", leave=False, file=sys.stderr) as bar:
         while not done.wait(0.5):
             bar.refresh()
+
+
+@main.command()
+@click.argument("files", nargs=-1)
+@click.option("--from-package", is_flag=True, help="Rows of the installed package aiconfigurator-core.")
+@click.option("--sample", type=int, help="Of each table of that package so many rows.  [default: 200]")
+@click.option(
+    "--split",
+    type=click.Choice(("all", "fit", "held-out")),
+    help="Rows that constants may be fitted to, or those that they may not.  [default: all; held-out for --pairs]",
+)
+@click.option("--min-us", type=float, default=0.0, help="Leave out latencies shorter than this.")
+@click.option("--where", multiple=True, metavar="KEY=PATTERN", help="Only such rows, as in gpu=H100*; repeatable.")
+@click.option("--by", help="One table by these: class, gpu, dtype, decade, source, file, split; with commas between.")
+@click.option("--worst", type=int, default=0, help="Also show so many of the worst rows.")
+@click.option("--pairs", is_flag=True, help="Also compare rows that differ in one factor: is the faster one known?")
+@click.option("--predictions", type=click.Path(), help="Write every row with what the model says of it, as CSV.")
+@click.option("--format", "format_", type=click.Choice(_FORMATS), default="table", show_default=True)
+@click.option("-o", "--output", type=click.Path(), help="Write to this file instead of the terminal.")
+@click.option("--strict", is_flag=True, help="Malformed rows and unknown GPUs are an error.")
+@click.option("-q", "--quiet", is_flag=True, help="No progress.")
+@click.option("-v", "--verbose", is_flag=True, help="Tracebacks of errors.")
+def validate(files: tuple[str, ...], verbose: bool, **options: Any) -> None:
+    """Compare the model with measured rows in CSV FILES: errors by class, GPU, number format and size."""
+    with _one_sentence(verbose):
+        code = _validate(files, **options)
+    if code:
+        raise click.exceptions.Exit(code)
+
+
+def _validate(files: tuple[str, ...], quiet: bool, **options: Any) -> int:
+    from .report.files import check_writable, write
+    from .validation.report import predictions_csv, render
+    from .validation.run import validate as run
+
+    _check_validation(files, options)
+    for path in (options["output"], options["predictions"]):
+        if path not in (None, "-"):
+            check_writable(path)
+    with _bar("rows", quiet) as progress:
+        found = run(
+            (*files, *_packaged(options)),
+            split=options["split"] or ("held-out" if options["pairs"] else "all"),
+            **{name: options[name] for name in ("min_us", "where", "by", "worst", "pairs")},
+            progress=progress,
+        )
+    if options["strict"] and found.wrong:
+        for line in found.wrong:
+            click.echo(f"regflat: {line}", err=True)
+        return 2
+    if options["predictions"] is not None:
+        write(options["predictions"], predictions_csv(found))
+    text = render(found, options["format_"])
+    if options["output"] in (None, "-"):
+        click.echo(text, nl=False)
+    else:
+        write(options["output"], text)
+    return 0
+
+
+def _check_validation(files: tuple[str, ...], options: dict[str, Any]) -> None:
+    if not files and not options["from_package"]:
+        raise InputError("nothing to validate; give CSV files of measured rows, or --from-package")
+    if options["sample"] is not None and not options["from_package"]:
+        raise InputError("--sample is for --from-package; CSV files are taken whole")
+    if options["worst"] < 0 or options["min_us"] < 0:
+        raise InputError("--worst and --min-us must be 0 or more")
+
+
+def _packaged(options: dict[str, Any]) -> list[Any]:
+    """The tables of the installed package, where they are asked for."""
+    if not options["from_package"]:
+        return []
+    from .validation.package import SAMPLE, read_package
+
+    return list(read_package(SAMPLE if options["sample"] is None else options["sample"]))
+
+
+@contextlib.contextmanager
+def _bar(what: str, quiet: bool) -> Iterator[Callable[[int, int], None] | None]:
+    """A progress bar on a terminal, told (done, total)."""
+    if quiet or not sys.stderr.isatty():
+        yield None
+        return
+    from tqdm import tqdm
+
+    with tqdm(unit=f" {what}", leave=False, file=sys.stderr, delay=_PATIENCE_S) as bar:
+
+        def progress(done: int, total: int) -> None:
+            bar.total = total
+            bar.update(done - bar.n)
+
+        yield progress
 
 
 @main.command()

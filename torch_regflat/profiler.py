@@ -34,7 +34,7 @@ from .cost import MODEL_VERSION
 from .errors import CapacityError, CaptureError, InputError, UnmodelledError
 from .hardware.chip import Chip
 from .hardware.library import load
-from .hardware.software import for_chip
+from .hardware.software import Software
 from .operators.lowering import workload as make_workload
 from .operators.shapes import checked_skew
 from .quantized import arithmetic, format_of, quantized
@@ -43,9 +43,11 @@ from .result import ChipResult, Coverage, Elasticity, Explanation, Result, Total
 from .schedule.explain import explain
 from .schedule.fit import fit as does_it_fit
 from .schedule.kernels import form_kernels
+from .schedule.modes import Execution
 from .schedule.run import check_dtypes, coverage, main_dtype, run
 from .schedule.select import check
 from .schedule.sensitivity import Sensitivity
+from .schedule.serving import served
 from .schedule.tile import annotate
 from .workload import Workload, with_kv_bits
 
@@ -53,6 +55,7 @@ if TYPE_CHECKING:
     from .capture.phases import Prepared
 
 ChipLike = str | Path | Chip
+SoftwareLike = str | Path | Software
 DEFAULT_CHIP = "h100-sxm"
 _profiling: contextvars.ContextVar[bool] = contextvars.ContextVar("regflat_profiling", default=False)
 
@@ -68,6 +71,7 @@ class Profile:
     graph: fx.GraphModule = field(repr=False)
     workload: Workload = field(repr=False)
     hardware: tuple[Chip, ...] = field(repr=False)
+    execution: Execution = field(default_factory=Execution, repr=False)
 
     def __getitem__(self, chip: str) -> ChipResult:
         for found in self.result.chips:
@@ -93,12 +97,16 @@ class Profile:
         Mappings are held fixed; `remap` also searches again with 10 % less and more, where it matters.
         """
         found = self._chip(chip)
-        return Sensitivity(self.workload, form_kernels(self.workload), found, for_chip(found)).elasticities(remap)
+        kernels = form_kernels(self.workload, self.execution.mode)
+        software, conditions = self.execution.software_of(found), self.execution.mode.conditions
+        return Sensitivity(self.workload, kernels, found, software, conditions).elasticities(remap)
 
     def explain(self, path: str, chip: str | None = None, *, losers: int = 5) -> list[Explanation]:
         """Why the kernels of the module at `path` run as they do on a chip (the first, unless named)."""
         found = self._chip(chip)
-        return explain(self.workload, form_kernels(self.workload), found, for_chip(found), path, losers)
+        kernels = form_kernels(self.workload, self.execution.mode)
+        software, conditions = self.execution.software_of(found), self.execution.mode.conditions
+        return explain(self.workload, kernels, found, software, path, losers, conditions)
 
     def _chip(self, name: str | None) -> Chip:
         self[name or self.hardware[0].name]
@@ -130,6 +138,8 @@ def profile(
     weights: str | None = None,
     activations: str | None = None,
     routing_skew: float = 0.0,
+    mode: str = "graph",
+    software: SoftwareLike | None = None,
     hints: Hints | None = None,
 ) -> Profile:
     """Profile one call of a module or function on one or more chips. Nothing is computed; meta tensors suffice.
@@ -138,11 +148,15 @@ def profile(
     by node; so is an `ExportedProgram`, on its own example inputs where neither `args` nor `kwargs` is given. With
     `strict`, an operation without a formula (`UnmodelledError`) or a model that does not fit (`CapacityError`) is
     refused. `weights` and `activations` price linear layers in a quantised format (fp8, mxfp8, int8, int4, mxfp4,
-    nvfp4), `routing_skew` a mixture of experts whose experts are not equally popular (0 uniform, 1 Zipf's law). Raises
+    nvfp4), `routing_skew` a mixture of experts whose experts are not equally popular (0 uniform, 1 Zipf's law).
+
+    `mode` is how the model is executed: "eager", "compiled", "graph" (compiled, and replayed as a CUDA graph) or
+    "serving" (graph, with projections merged). `software` is a variant of the libraries, by name or file. Raises
     `CaptureError` when the model cannot be run on meta tensors, `ChipError` for an unknown chip.
     """
     chips = _load(chip)
     changes = _Changes(weights=weights, activations=activations, routing_skew=checked_skew(routing_skew)).checked()
+    execution = Execution.of(mode, software, chips)
     model = eager(model)
     if isinstance(model, ExportedProgram):
         name = name or graphs.title(model)
@@ -155,7 +169,8 @@ def profile(
     label = name or str(getattr(model, "__qualname__", type(model).__name__))
     with _guard():
         graph = capture(model, args, kwargs, hints=hints)
-        return _finish(graph, chips, strict, _Labels(model=label, phase="forward"), _module_bytes(model), changes)
+        labels = _Labels(model=label, phase="forward")
+        return _finish(graph, chips, strict, labels, _module_bytes(model), changes, execution)
 
 
 def profile_training(
@@ -168,21 +183,25 @@ def profile_training(
     chip: ChipLike | Sequence[ChipLike] = DEFAULT_CHIP,
     strict: bool = False,
     name: str | None = None,
+    mode: str = "graph",
+    software: SoftwareLike | None = None,
 ) -> Profile:
     """Profile one training step: forward, backward and optimizer (`adamw`, `sgd`, `sgd-momentum` or None).
 
     `loss` makes a scalar of what the model returns; without it that is the model's own loss where it gives one, else
     the sum of its outputs. Parameters, gradients and optimizer state have the dtype of the model's parameters.
+    `mode` and `software` are as of `profile`.
     """
     if not callable(model):
         raise InputError(f"profile_training() takes a module or a function, found {type(model).__name__}")
     chips = _load(chip)
+    execution = Execution.of(mode, software, chips)
     args = (args,) if isinstance(args, torch.Tensor) else tuple(args)
     label = name or str(getattr(model, "__qualname__", type(model).__name__))
     with _guard():
         graph = capture_training(model, args, kwargs, optimizer=optimizer, loss=loss)
         labels = _Labels(model=label, phase="train", notes=(_optimizer_note(optimizer),))
-        return _finish(graph, chips, strict, labels, _module_bytes(model), _Changes())
+        return _finish(graph, chips, strict, labels, _module_bytes(model), _Changes(), execution)
 
 
 def profile_model(
@@ -201,18 +220,21 @@ def profile_model(
     weights: str | None = None,
     activations: str | None = None,
     routing_skew: float = 0.0,
+    mode: str = "graph",
+    software: SoftwareLike | None = None,
     hints: Hints | None = None,
 ) -> Profile:
     """Profile a model by shipped name, folder with a `config.json`, hub id or `module:factory`, in one phase.
 
     `seq_len` is the number of new tokens of a prefill, `context` the tokens already cached for a decode step. The
-    phase `train` is a training step with the `optimizer` of `profile_training`. `weights`, `activations` and
-    `routing_skew` are as of `profile`.
+    phase `train` is a training step with the `optimizer` of `profile_training`. `weights`, `activations`,
+    `routing_skew`, `mode` and `software` are as of `profile`.
     """
     from .capture.huggingface import prepare
 
     loaded = _load(chips)
     changes = _Changes(weights=weights, activations=activations, routing_skew=checked_skew(routing_skew)).checked()
+    execution = Execution.of(mode, software, loaded)
     with _guard():
         ready = prepare(
             spec,
@@ -244,7 +266,7 @@ def profile_model(
             notes=notes,
         )
         changes = replace(changes, kv_bits=ready.kv_bits)
-        return _finish(graph, loaded, strict, labels, _module_bytes(ready.model), changes)
+        return _finish(graph, loaded, strict, labels, _module_bytes(ready.model), changes, execution)
 
 
 def _capture_prepared(ready: Prepared, hints: Hints | None) -> tuple[fx.GraphModule, Prepared]:
@@ -271,6 +293,8 @@ def profiled(
     weights: str | None = None,
     activations: str | None = None,
     routing_skew: float = 0.0,
+    mode: str = "graph",
+    software: SoftwareLike | None = None,
 ) -> Any:
     """Profile a function, method or module once per input signature, as it is called; it still computes.
 
@@ -280,7 +304,7 @@ def profiled(
     from ._profiled import wrap
 
     changed = {"weights": weights, "activations": activations, "routing_skew": routing_skew}
-    options = {"chip": chip, "strict": strict, **changed}
+    options = {"chip": chip, "strict": strict, "mode": mode, "software": software, **changed}
     if target is None:
         return lambda inner: wrap(inner, options)
     return wrap(target, options)
@@ -292,14 +316,16 @@ def profiling(
     chip: ChipLike | Sequence[ChipLike] = DEFAULT_CHIP,
     strict: bool = False,
     name: str | None = None,
+    mode: str = "graph",
+    software: SoftwareLike | None = None,
 ) -> Profiling:
     """Profile what ordinary eager code in a `with` block does, while it does it; results are its own.
 
     Forward, backward and optimizer steps are recorded as they run. Module paths start at `model` where it is given,
     else at the class of each module called. `.profile` of what `as` names is there after the block.
     """
-    check_chips(chip)
-    return Profiling({"chip": chip, "strict": strict}, model, name)
+    Execution.of(mode, software, _load(chip))
+    return Profiling({"chip": chip, "strict": strict, "mode": mode, "software": software}, model, name)
 
 
 def profile_recorded(
@@ -310,13 +336,17 @@ def profile_recorded(
     name: str,
     phase: str,
     notes: tuple[str, ...] = (),
+    mode: str = "graph",
+    software: SoftwareLike | None = None,
 ) -> Profile:
     """The profile of what a recorder has recorded so far."""
     if not any(node.op == "call_function" for node in recorder.nodes):
         raise CaptureError(f"{name}: nothing was recorded, for no operator of torch ran")
-    graph = recorder.graph_so_far()
+    chips = _load(chip)
+    execution = Execution.of(mode, software, chips)
     labels = _Labels(model=name, phase=phase, notes=notes)
-    return _finish(graph, _load(chip), strict, labels, _modules_bytes(recorder.modules()), _Changes())
+    weights = _modules_bytes(recorder.modules())
+    return _finish(recorder.graph_so_far(), chips, strict, labels, weights, _Changes(), execution)
 
 
 @dataclass(frozen=True)
@@ -359,6 +389,7 @@ def _finish(
     labels: _Labels,
     weights_bytes: int | None,
     changes: _Changes,
+    execution: Execution,
 ) -> Profile:
     """Everything after capture, the same for every door."""
     work = make_workload(graph, labels.model, labels.phase, changes.routing_skew)
@@ -373,7 +404,9 @@ def _finish(
         weights_bytes = None if weights_bytes is None else weights_bytes - narrow.saved_bytes
     if strict:
         _refuse_unmodelled(labels.model, work)
-    kernels = form_kernels(work)
+    if execution.mode.merged:
+        work = served(work)
+    kernels = form_kernels(work, execution.mode)
     results = []
     for chip in chips:
         check_dtypes(kernels, chip)
@@ -384,7 +417,8 @@ def _finish(
                 f"has {fits.has_bytes / 1e9:.1f} GB, at least {fits.chips} chips; "
                 "without strict it is priced as if it did"
             )
-        results.append(run(work, kernels, chip, for_chip(chip), fits))
+        software = execution.software_of(chip)
+        results.append(run(work, kernels, chip, software, fits, conditions=execution.mode.conditions))
         annotate(graph, kernels, results[-1])
     return Profile(
         result=Result(
@@ -396,6 +430,7 @@ def _finish(
             batch=labels.batch,
             seq_len=labels.seq_len,
             context=labels.context,
+            mode=execution.mode.name,
             model_version=MODEL_VERSION,
             versions=_versions(),
             notes=notes,
@@ -403,6 +438,7 @@ def _finish(
         graph=graph,
         workload=work,
         hardware=tuple(chips),
+        execution=execution,
     )
 
 

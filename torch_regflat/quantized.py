@@ -45,6 +45,7 @@ FORMATS = {
         Format("mxfp8", 8.25, "float8_e4m3fn", "float", "e4m3; an 8-bit scale for 32 elements (OCP MX)"),
         Format("int8", 8.0, "int8", "integer", "a scale a channel is not counted"),
         Format("int4", 4.125, "int4", "integer", "a 16-bit scale for 128 elements, symmetric"),
+        Format("int4-g32", 5.0, "int4", "integer", "a 16-bit scale and a 16-bit zero for 32 elements"),
         Format("mxfp4", 4.25, "mxfp4", "float", "e2m1; an 8-bit scale for 32 elements (OCP MX)"),
         Format("nvfp4", 4.5, "nvfp4", "float", "e2m1; an fp8 scale for 16 elements; that of a tensor is not counted"),
     )

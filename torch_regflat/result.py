@@ -64,6 +64,11 @@ class KernelCost:
     modelled: bool = True
     phase: str = ""
     """Of a training step: `forward`, `recompute`, `backward` or `optimizer`."""
+    kind: str = ""
+    """Class of kernel: product, experts, attention, convolution, reduction, pointwise or sequential."""
+    latency_low_s: float | None = None
+    latency_high_s: float | None = None
+    """Ends of the interval that `ChipResult.interval` describes; None where none is stated."""
 
     @property
     def energy_j(self) -> float:
@@ -98,6 +103,31 @@ class Total:
     bandwidth_utilization: float
     bound_by: str
     kernels: int
+    latency_low_s: float | None = None
+    latency_high_s: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Interval:
+    """What the ends `latency_low_s` and `latency_high_s` mean.
+
+    Where measured rows are the `basis`, a measurement lies between them in the share `coverage` of cases: rows of
+    this very chip, or of chips of its architecture, with what differs between GPUs added. A parameter range has all
+    numbers of the chip's file at the best, or the worst, end of their ranges, and no probability (`coverage` 0).
+    `correlation` is taken for the errors of different kernels: 1 adds them up, 0 adds their squares.
+    """
+
+    basis: str = ""
+    """"rows of this chip", "rows of its relatives" or "parameter range"; empty where nothing is stated."""
+    coverage: float = 0.0
+    correlation: float = 1.0
+
+    def __str__(self) -> str:
+        if not self.basis:
+            return "none stated"
+        if self.basis == "parameter range":
+            return "range of the chip's parameters, no probability"
+        return f"{self.coverage:.0%} interval from measured {self.basis}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,6 +184,8 @@ class Row:
     shapes: str = ""
     kernels: int = 0
     mapping: str = ""
+    latency_low_s: float | None = None
+    latency_high_s: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,6 +204,7 @@ class ChipResult:
     kernels: tuple[KernelCost, ...]
     peak_flops_per_s: float = 0.0
     notes: tuple[str, ...] = ()
+    interval: Interval = Interval()
 
     def rows(self, by: GroupBy = "layer", expand: bool = False) -> list[Row]:
         """Sum the kernels into rows, in order of first appearance.
@@ -264,6 +297,7 @@ class Result:
     batch: int | None = None
     seq_len: int | None = None
     context: int | None = None
+    mode: str = ""
     model_version: str = ""
     versions: dict[str, str] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
@@ -314,7 +348,7 @@ def group(result: ChipResult, by: GroupBy, expand: bool = False) -> list[Row]:
             instances.setdefault(label, set()).add(instance)
     by_module = by in ("module", "layer")
     return [
-        _row(label, members, len(instances[label]) if by_module else len(members), result.total.latency_s)
+        _row(label, members, len(instances[label]) if by_module else len(members), result)
         for label, members in found.items()
     ]
 
@@ -370,7 +404,33 @@ _KEYS: dict[GroupBy, Callable[[str, str], str]] = {
 }
 
 
-def _row(label: str, members: list[_Member], calls: int, total_s: float) -> Row:
+def ends(kernels: Iterable[tuple[KernelCost, float]], correlation: float) -> tuple[float | None, float | None]:
+    """The interval of the summed latency of (kernel, share) pairs; None where a kernel has none.
+
+    Kernels that are the same err alike, so their widths add up. Those of different kernels have the correlation rho:
+    the sum's width is sqrt(rho (sum of widths)^2 + (1 - rho) (sum of their squares)), for each side on its own.
+    """
+    seconds: list[float] = []
+    widths: dict[tuple[str, str, str], list[tuple[float, float]]] = {}
+    for kernel, share in kernels:
+        if kernel.latency_low_s is None or kernel.latency_high_s is None:
+            return None, None
+        seconds.append(kernel.latency_s * share)
+        same = (kernel.name, kernel.mapping, kernel.parts[0].shapes if kernel.parts else "")
+        down, up = kernel.latency_s - kernel.latency_low_s, kernel.latency_high_s - kernel.latency_s
+        widths.setdefault(same, []).append((down * share, up * share))
+    total = math.fsum(seconds)
+    sides = [[math.fsum(pair[side] for pair in pairs) for pairs in widths.values()] for side in range(2)]
+    down, up = (_combined(side, correlation) for side in sides)
+    return max(total - down, 0.0), total + up
+
+
+def _combined(widths: list[float], correlation: float) -> float:
+    together, apart = math.fsum(widths) ** 2, math.fsum(width * width for width in widths)
+    return math.sqrt(max(correlation * together + (1.0 - correlation) * apart, 0.0))
+
+
+def _row(label: str, members: list[_Member], calls: int, result: ChipResult) -> Row:
     shares = [1.0 if part is None else part.share for _, _, part in members]
     kernels = [kernel for _, kernel, _ in members]
     works = [kernel if part is None else part for _, kernel, part in members]
@@ -384,6 +444,8 @@ def _row(label: str, members: list[_Member], calls: int, total_s: float) -> Row:
     compute = charged(lambda k: k.compute_energy_j)
     static = charged(lambda k: k.static_energy_j)
     unattributed = charged(lambda k: k.unattributed_energy_j)
+    total_s = result.total.latency_s
+    low, high = ends(zip(kernels, shares, strict=True), result.interval.correlation)
     return Row(
         path=label,
         calls=calls,
@@ -403,6 +465,8 @@ def _row(label: str, members: list[_Member], calls: int, total_s: float) -> Row:
         shapes=_only(_shapes(kernel, part) for _, kernel, part in members),
         kernels=len({index for index, _, _ in members}),
         mapping=_only(kernel.mapping for kernel in kernels),
+        latency_low_s=low,
+        latency_high_s=high,
     )
 
 

@@ -74,8 +74,9 @@ class LoopNest:
     p, q, c, r, s of a convolution; b, h, q, s, d, e of attention (queries, keys, head size, value size).
     `whole` dimensions are never tiled (the head size of fused attention). `domain_fraction` is the part of the
     iteration space that is really executed: 1 but for causal or windowed attention. `causal` gives the two dimensions
-    (queries, keys) of which only points with key <= query are executed. `passes` is how often the
-    operands are streamed (a sort needs several).
+    (queries, keys) of which only points with key <= query are executed. `passes` is how often the operands are
+    streamed (a sort needs several). `ragged` says how the groups of a grouped product differ, as pairs of rows and how
+    many groups have about so many; empty where all are alike.
     """
 
     kind: Kind
@@ -91,6 +92,7 @@ class LoopNest:
     causal: tuple[int, int] | None = None
     passes: int = 1
     sequential: int = 1
+    ragged: tuple[tuple[float, float], ...] = ()
 
     @functools.cached_property
     def sizes(self) -> tuple[int, ...]:

@@ -138,9 +138,7 @@ def test_an_alias_is_no_name_and_is_shared_only_by_relatives() -> None:
 
 
 def test_ambiguous_alias(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert refused("A100-PCIe") == (
-        "chip 'A100-PCIe' may be a100-pcie-40gb or a100-pcie-80gb; give one of these names"
-    )
+    assert refused("A100-PCIe") == ("chip 'A100-PCIe' may be a100-pcie-40gb or a100-pcie-80gb; give one of these names")
     for name in ("mine", "yours"):
         path = private(tmp_path, name)
         text = path.read_text(encoding="utf-8")

@@ -7,6 +7,7 @@ import pytest
 
 from torch_regflat.errors import ChipError
 from torch_regflat.hardware import library, software
+from torch_regflat.hardware.library import load
 from torch_regflat.hardware.software import Software
 
 
@@ -37,17 +38,10 @@ def test_ideal_mapper_loses_nothing() -> None:
     assert ideal.prologue.value == ideal.split_cost.value == 0.0
 
 
-def test_power_is_reserved_once() -> None:
-    libraries, h100 = software.load("cuda-libraries"), library.load("h100")
-    assert libraries.dynamic_power_w(h100) == h100.dynamic_power_w == 525.0
-    bare = h100.replace(**{"power.dynamic_share": None})
-    assert libraries.dynamic_power_w(bare) == 525.0
-
-
 def test_unknown() -> None:
     with pytest.raises(ChipError) as caught:
         software.load("cuda-library")
-    assert str(caught.value) == "unknown software 'cuda-library'; did you mean cuda-libraries?"
+    assert str(caught.value) == "unknown software 'cuda-library'; did you mean cuda-libraries or rocm-libraries?"
     with pytest.raises(ChipError, match=r"software file no.toml: there is no such file; known are cuda-libraries"):
         software.load("no.toml")
 
@@ -69,3 +63,28 @@ def test_bad_files(tmp_path: Path) -> None:
     path.write_text("schema = 1\n", encoding="utf-8")
     with pytest.raises(ChipError, match=r"mine.toml: name: missing"):
         software.load(path)
+
+
+def test_a_variant_is_the_software_it_changes_but_for_what_it_says() -> None:
+    base, variant = software.load("cuda-libraries"), software.load("serving-2025")
+    assert variant.variant_of == "cuda-libraries"
+    assert base.attention is not None and variant.attention is not None
+    assert variant.attention.memory_efficiency.value < base.attention.memory_efficiency.value
+    assert variant.menu == base.menu and variant.switching == base.switching
+
+
+def test_a_variant_is_only_for_chips_that_run_what_it_changes() -> None:
+    variant = software.load("triton-experts")
+    assert software.for_chip(load("h100-sxm"), variant) == variant
+    other = load("regflat-physical")
+    assert software.for_chip(other, variant) == software.for_chip(other)
+
+
+def test_replacing_numbers_and_unknown_names() -> None:
+    base = software.load("cuda-libraries")
+    assert base.replace({"launch_ratio": {"value": 2.0}}).launch_ratio.value == 2.0
+    assert base.replace({}) == base
+    with pytest.raises(ChipError, match=r"software has no table 'attentoin'; did you mean attention\?"):
+        base.replace({"attentoin.wide_head": {"value": 0.5}})
+    with pytest.raises(ChipError, match="unknown key"):
+        base.replace({"attention.wide_hed": {"value": 0.5}})

@@ -22,6 +22,8 @@ PUBLISHED = {
     "mixtral-8x7b": 46.7e9,
     "qwen3-8b": 8.19e9,
     "qwen3-32b": 32.8e9,
+    "qwen3-235b-a22b": 235e9,
+    "minimax-m2.5": 229e9,
     "gemma-2-9b": 9.24e9,
     "gpt2-xl": 1.5576e9,
     "bert-large": 335.2e6,

@@ -203,11 +203,11 @@ def test_chips_side_by_side_are_searched_as_if_alone() -> None:
     shapes = [shape_of_nest(matrix_product(1, m, 256, 384)) for m in (96, 200)]
     dtypes = ["bf16"] * len(shapes)
     together = mapper.Mapper(Stages.of(chips[0]), chip_tensors(chips, software), "max", (1, 2)).search(
-        shapes, rate_tensors(chips, dtypes)
+        shapes, rate_tensors(chips, software, dtypes)
     )
     for i, chip in enumerate(chips):
         alone = mapper.Mapper(Stages.of(chip), chip_tensors([chip], [software[i]]), "max", (1, 2)).search(
-            shapes, rate_tensors([chip], dtypes)
+            shapes, rate_tensors([chip], [software[i]], dtypes)
         )
         for kernel in range(len(shapes)):
             assert together[kernel][i].measures[0] == pytest.approx(alone[kernel][0].measures[0], rel=1e-3)

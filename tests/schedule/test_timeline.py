@@ -9,11 +9,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from torch_regflat.cost.shapes import KernelShape
 from torch_regflat.schedule.residency import Residency
 from torch_regflat.schedule.select import Choice
 from torch_regflat.schedule.timeline import prefetched, serial
 
 seconds = st.floats(0.0, 1.0)
+
+
+EMPTY = KernelShape("pointwise", "float32", (1, 1, 1, 1), (), (), 0.0, 0.0, 0.0)
 
 
 def choice(core: float, external: float, overhead: float, read: float, write: float) -> Choice:
@@ -29,8 +33,10 @@ def choice(core: float, external: float, overhead: float, read: float, write: fl
         level_energy_j=(0.0, 0.0),
         compute_energy_j=0.0,
         unattributed_energy_j=0.0,
+        static_energy_j=0.0,
         operand_far_bytes=(),
         tile=(1.0, 1.0, 1.0, 1.0, 0.0),
+        shape=EMPTY,
         mapping="",
         candidates=1,
         legal=1,

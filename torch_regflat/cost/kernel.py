@@ -65,11 +65,34 @@ class Cost:
     energy_j: Tensor
 
 
+def merge(mask: Tensor, one: Movement, other: Movement) -> Movement:
+    """`one` where `mask` `[kernel, 1, 1, 1]` holds, else `other`. A resource that only one has is idle in the other."""
+
+    def pick(a: Tensor, b: Tensor) -> Tensor:
+        return torch.where(mask, a, b)
+
+    def zipped(a: tuple[Tensor, ...], b: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        return tuple(pick(x, y) for x, y in zip(a, b, strict=True))
+
+    idle = torch.zeros_like(other.external_s)
+    names = dict.fromkeys((*other.core_s, *one.core_s))
+    return Movement(
+        read_bytes=zipped(one.read_bytes, other.read_bytes),
+        write_bytes=zipped(one.write_bytes, other.write_bytes),
+        core_s={name: pick(one.core_s.get(name, idle), other.core_s.get(name, idle)) for name in names},
+        external_s=pick(one.external_s, other.external_s),
+        overhead_s=pick(one.overhead_s, other.overhead_s),
+        operand_far_bytes=zipped(one.operand_far_bytes, other.operand_far_bytes),
+        fits={name: pick(one.fits[name], other.fits[name]) for name in other.fits},
+    )
+
+
 def evaluate(move: Movement, kernels: KernelTensors, chip: ChipTensors, rates: RateTensors, overlap: str) -> Cost:
     """Price mappings.
 
     Latency is `overhead + combine(core times, external time)`, where `overlap` says how well the parts hide each
-    other: "max" (perfectly), "soft" (a 4-norm) or "sum" (not at all). Where dynamic power would pass what the board
+    other: "max" (perfectly), "sharp" (an 8-norm; a 4-norm for attention), "soft" (a 4-norm) or "sum" (not at all);
+    but never less than what the host needs to launch a kernel. Where dynamic power would pass what the board
     allows for it, the core clock falls: dynamic power of the cores goes as f^3 (voltage
     follows frequency), so their times stretch by s and their energy shrinks by s^2; external memory keeps its clock.
     """
@@ -81,16 +104,23 @@ def evaluate(move: Movement, kernels: KernelTensors, chip: ChipTensors, rates: R
     compute = kernels.work * rates.energy + vector_flops * chip.vector_energy
     far_bits = (move.read_bytes[-1] + move.write_bytes[-1]) * 8.0
     extra_flop = kernels.work * rates.unattributed + vector_flops * chip.unattributed_vector_flop
+    parts = _total(level_energy[:-1]) + compute
+    # What a board is known to spend on a product replaces what its parts are short of it.
+    # Attention keeps one factor of its products in registers, where engines would fetch both from memory.
+    kept = torch.where(kernels.attention * rates.runs_ahead > 0, chip.attention_energy, torch.ones_like(rates.board))
+    known = torch.clamp(kernels.work * rates.board * kept - parts, min=0.0)
+    known = known + vector_flops * chip.unattributed_vector_flop
+    extra_flop = torch.where(rates.board > 0.0, known, extra_flop)
     extra_bit = far_bits * chip.unattributed_bit
-    core_energy = _total(level_energy[:-1]) + compute + extra_flop
     far_energy = level_energy[-1] + extra_bit
 
     core = list(move.core_s.values())
-    nominal = combine([*core, move.external_s], overlap) + move.overhead_s
-    stretch, wait = _throttle(core_energy, far_energy, nominal, chip.dynamic_power)
+    nominal = _combine([*core, move.external_s], overlap, kernels) + move.overhead_s
+    stretch, wait = _throttle(parts + extra_flop, far_energy, nominal, chip)
     slowed = [t * stretch for t in core]
-    core_s = combine(slowed, overlap)
-    latency = torch.maximum(combine([*slowed, move.external_s], overlap) + move.overhead_s, wait)
+    core_s = _combine(slowed, overlap, kernels)
+    latency = torch.maximum(_combine([*slowed, move.external_s], overlap, kernels) + move.overhead_s, wait)
+    latency = torch.maximum(latency + chip.convolution_host * kernels.convolution, chip.host_floor)
 
     scale = 1.0 / (stretch * stretch)
     level_energy[:-1] = [e * scale for e in level_energy[:-1]]
@@ -110,8 +140,18 @@ def evaluate(move: Movement, kernels: KernelTensors, chip: ChipTensors, rates: R
     )
 
 
+def _combine(times: list[Tensor], overlap: str, kernels: KernelTensors) -> Tensor:
+    """`combine`, with the softer overlap for attention, whose blocks wait for each of its two products in turn."""
+    fused = kernels.attention > 0.0
+    if overlap != "sharp" or not bool(fused.any()):
+        return combine(times, overlap)
+    if bool(fused.all()):
+        return combine(times, "soft")
+    return torch.where(fused, combine(times, "soft"), combine(times, "sharp"))
+
+
 def combine(times: list[Tensor], overlap: str) -> Tensor:
-    """Seconds of parts that run side by side: "max", "soft" (4-norm, smooth like real overlap) or "sum"."""
+    """Seconds of parts that run side by side: "max", "sharp" (8-norm), "soft" (4-norm, smoother still) or "sum"."""
     result = times[0]
     if overlap == "sum":
         return _total(times)
@@ -120,19 +160,29 @@ def combine(times: list[Tensor], overlap: str) -> Tensor:
     if overlap == "max":
         return result
     top = torch.clamp(result, min=_TINY)
-    powers = _total([_square(_square(time / top)) for time in times])
-    return torch.where(result > _TINY, top * torch.sqrt(torch.sqrt(powers)), result)
+    powers = [_square(_square(time / top)) for time in times]
+    if overlap == "sharp":
+        root = torch.sqrt(torch.sqrt(torch.sqrt(_total([_square(power) for power in powers]))))
+    else:
+        root = torch.sqrt(torch.sqrt(_total(powers)))
+    return torch.where(result > _TINY, top * root, result)
 
 
-def _throttle(core_j: Tensor, far_j: Tensor, seconds: Tensor, budget_w: Tensor) -> tuple[Tensor, Tensor]:
-    """How much slower the cores must run (>= 1), and the least time the external memory's own energy allows."""
-    safe = torch.clamp(seconds, min=_TINY)
+def _throttle(core_j: Tensor, far_j: Tensor, seconds: Tensor, chip: ChipTensors) -> tuple[Tensor, Tensor]:
+    """How much slower the cores run (>= 1), and the least time the external memory's own energy allows.
+
+    A burst of `repeats` kernels ends before the limit has acted in full: at once it does so to the `instant_share`,
+    the rest comes after `settle_time`.
+    """
+    safe, budget_w = torch.clamp(seconds, min=_TINY), chip.dynamic_power
     left = torch.clamp(budget_w - far_j / safe, min=budget_w * 0.05)
     over = torch.clamp((core_j / safe) / left, min=1.0, max=_MAX_STRETCH**3)
     stretch = torch.ones_like(over)
     hot = over > 1.0
     stretch[hot] = torch.clamp(cube_root(over[hot]), min=1.0)
-    return stretch, far_j / budget_w
+    settled = torch.clamp(1.0 - chip.settle_time / chip.repeats / (safe * stretch), min=0.0)
+    share = chip.instant_share + (1.0 - chip.instant_share) * settled
+    return 1.0 + (stretch - 1.0) * share, far_j / budget_w
 
 
 def cube_root(x: Tensor) -> Tensor:

@@ -52,6 +52,17 @@ class Stream:
 
 
 @dataclass(frozen=True, slots=True)
+class Sliding:
+    """A plain 2-D convolution with a filter of 3 x 3, stride 1 and one group; height and width are the result's."""
+
+    images: int
+    channels: int
+    filters: int
+    height: int
+    width: int
+
+
+@dataclass(frozen=True, slots=True)
 class KernelShape:
     """A kernel free of its instance: equal shapes cost the same, so each is priced once.
 
@@ -69,10 +80,26 @@ class KernelShape:
     domain_fraction: float = 1.0
     width: int = 1
     """Head size of attention (its whole, untiled axis); 1 elsewhere."""
+    group: int = 1
+    """Query heads of attention that share keys and values."""
     sequential: int = 1
+    widened: float = 0.0
+    """Elements of a factor that is stored in fewer bits than it is multiplied in."""
+    grouped: bool = False
+    """A product a group (experts): the axis b, which libraries run with kernels of their own."""
+    ragged: tuple[tuple[float, float], ...] = ()
+    """Groups (the axis b) that differ: (rows, how many have about so many); m is then their mean."""
     available: float = 1.0
     problem: Problem | None = None
     """The nest as explicitly managed memories tile it; equal problems are one object."""
+    sliding: Sliding | None = None
+    algorithm: str = ""
+    """Another algorithm than the loop nest itself (`schedule/algorithms.py`); `work` and operands are then its own."""
+    apart_bytes: float = 0.0
+    """External bytes that kernels before and after this one move for it, `apart_kernels` of them."""
+    apart_kernels: int = 0
+    rate_share: float = 1.0
+    """Share of the rate of long products that the algorithm's own kernel sustains."""
 
     @property
     def is_tiled(self) -> bool:
@@ -195,9 +222,18 @@ class KernelTensors:
     special_ops: Tensor
     domain_fraction: Tensor
     width: Tensor
+    group: Tensor
     sequential: Tensor
     available: Tensor
+    widened: Tensor
+    apart_bytes: Tensor
+    apart_kernels: Tensor
+    rate_share: Tensor
+    grouped: Tensor
+    ragged: tuple[Tensor, Tensor] | None
+    """Of groups that differ, rows and counts `[kernel, 1, 1, 1, bin]`; None where no kernel has any."""
     attention: Tensor
+    convolution: Tensor
     tiled: Tensor
     read_near: Tensor
     read_far: Tensor
@@ -248,9 +284,28 @@ def pack(shapes: list[KernelShape], device: torch.device | None = None) -> Kerne
         special_ops=column([s.special_ops for s in shapes]),
         domain_fraction=column([s.domain_fraction for s in shapes]),
         width=column([s.width for s in shapes]),
+        group=column([s.group for s in shapes]),
         sequential=column([s.sequential for s in shapes]),
         available=column([s.available for s in shapes]),
+        widened=column([s.widened for s in shapes]),
+        apart_bytes=column([s.apart_bytes for s in shapes]),
+        apart_kernels=column([float(s.apart_kernels) for s in shapes]),
+        rate_share=column([s.rate_share for s in shapes]),
+        grouped=column([float(s.grouped) for s in shapes]),
+        ragged=_ragged(shapes, device),
         attention=column([float(s.kind == "attention") for s in shapes]),
+        convolution=column([float(s.kind == "convolution") for s in shapes]),
         tiled=column([float(s.is_tiled) for s in shapes]),
         **totals,
     )
+
+
+def _ragged(shapes: list[KernelShape], device: torch.device | None) -> tuple[Tensor, Tensor] | None:
+    """Bins of every kernel, padded with empty ones; of a kernel without any, its groups as one bin."""
+    if not any(s.ragged for s in shapes):
+        return None
+    bins = [s.ragged or ((float(s.sizes[1]), float(s.sizes[0])),) for s in shapes]
+    width = max(map(len, bins))
+    table = torch.tensor([[*b, *[(0.0, 0.0)] * (width - len(b))] for b in bins], dtype=torch.float64, device=device)
+    rows, counts = (table[..., i].reshape(len(shapes), 1, 1, 1, width) for i in range(2))
+    return rows, counts

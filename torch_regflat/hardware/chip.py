@@ -96,10 +96,14 @@ Peaks = Annotated[dict[str, OpsPerSecond], AfterValidator(_known_dtypes)]
 
 
 class Cores(Frozen):
-    """The units that a chip repeats: streaming multiprocessors, tiles, tensor cores with their own memory."""
+    """The units that a chip repeats: streaming multiprocessors, tiles, tensor cores with their own memory.
+
+    `issue` is how many instructions (of single threads) the schedulers of one start a clock, where they limit it.
+    """
 
     name: str
     count: Count
+    issue: OpRate | None = None
 
 
 class Engine(Frozen):
@@ -155,6 +159,7 @@ class MemoryLevel(Frozen):
     the level towards the engines costs `read_energy + interface_energy + wire_energy x distance + router_energy`,
     a bit that arrives costs `write_energy` (plus the wire of the level it came from). With `placement` other than
     "local", `remote_distance` and `remote_hops` take the place of `distance` for what lies in another core.
+    `sustained_bandwidth` is what long copies are measured to reach, where somebody measured.
     `bus_width` and `data_rate` (a pin) of an external level are where its bandwidth comes from; a test multiplies them.
     """
 
@@ -164,6 +169,7 @@ class MemoryLevel(Frozen):
     read_bandwidth: Bandwidth
     usable: Capacity | None = None
     write_bandwidth: Bandwidth | None = None
+    sustained_bandwidth: Bandwidth | None = None
     remote_bandwidth: Bandwidth | None = None
     bus_width: Pins | None = None
     data_rate: PinRate | None = None
@@ -230,6 +236,11 @@ class MemoryLevel(Frozen):
         return self._rate(self.write_bandwidth or self.read_bandwidth)
 
     @property
+    def sustained_bytes_per_s(self) -> float:
+        """What long copies are measured to reach, whole chip; the read bandwidth where nothing was measured."""
+        return self._rate(self.sustained_bandwidth or self.read_bandwidth)
+
+    @property
     def remote_bytes_per_s(self) -> float:
         """Bandwidth to words in other cores, whole chip; the read bandwidth where the file gives none."""
         return self._rate(self.remote_bandwidth or self.read_bandwidth)
@@ -293,20 +304,23 @@ class MemoryLevel(Frozen):
 
 
 class PowerBudget(Frozen):
-    """Board power. `static` is the floor while running, `idle` without work.
+    """Board power. `static` is the floor while running, whatever runs; `idle` without work.
 
-    `dynamic_share` is the part of `limit` that switching in the cores may use; the rest goes to leakage, memory
-    devices, regulators and the fan. The `unattributed` energies are what boards are measured to spend beyond the sum
-    of the parts in this file; they are charged alike on every chip, and every report can leave them out.
+    What `static` leaves of `limit` may go into switching. `product_energy` is all that the board is measured to spend
+    in its cores on a FLOP of a long product of 16-bit factors, at the clock of its engine, `vector_product_energy` on
+    one of fp32 factors on vector engines; without them a law for all boards holds (`Switching`). The `unattributed`
+    energies are what boards are measured to spend beyond the sum of the parts in this file; they are charged alike on
+    every chip, and every report can leave them out.
     """
 
     limit: Limit
     static: Power
     idle: Power | None = None
+    product_energy: OpEnergy | None = None
+    vector_product_energy: OpEnergy | None = None
     unattributed_flop: OpEnergy | None = None
     unattributed_vector_flop: OpEnergy | None = None
     unattributed_bit: BitEnergy | None = None
-    dynamic_share: Share | None = None
 
 
 class Execution(Frozen):
@@ -479,9 +493,7 @@ class Chip(Frozen):
 
     @property
     def dynamic_power_w(self) -> float:
-        """Watts that switching in the cores may draw: `limit x dynamic_share`, or what the static floor leaves."""
-        if self.power.dynamic_share is not None:
-            return self.power.limit.value * self.power.dynamic_share.value
+        """Watts that switching may draw: what the static floor leaves of the limit."""
         return self.power.limit.value - self.power.static.value
 
     @property
@@ -577,7 +589,7 @@ def _check_scratchpad(chip: Chip) -> None:
     for engine in arrays:
         lacking = [field for field in ("rows", "columns", "dataflow") if getattr(engine, field) is None]
         if lacking:
-            what = ', '.join(lacking)
+            what = ", ".join(lacking)
             raise ValueError(f"engines.{engine.name}: a systolic array without {what}; add what is missing")
     seen_chip = ""
     for level in chip.on_chip:

@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, Field, ValidationError, model_validator
 
 from ..errors import ChipError, near
-from .chip import Chip, Engine, Number, Share
+from .chip import Chip, Engine, Number, OpEnergy, Share
 from .library import read_toml
 from .quantity import Frozen, Measures, Quantity, check_sources, quantities
 from .validation import explain
@@ -18,6 +18,9 @@ from .validation import explain
 Cycles = Annotated[Quantity, Measures(("cycles", "time"), zero=True)]
 Efficiency = Annotated[Quantity, Measures(("number",), at_most=1.0)]
 Positive = Annotated[Quantity, Measures(("number",))]
+Duration = Annotated[Quantity, Measures(("time",), zero=True)]
+Traffic = Annotated[Quantity, Measures(("bytes/clk/core",))]
+Held = Annotated[Quantity, Measures(("bytes",))]
 
 _SHIPPED = Path(__file__).parent / "softwares"
 
@@ -50,36 +53,143 @@ class Menu(Frozen):
     note: str = ""
 
 
+class AttentionKernels(Frozen):
+    """The kernels a library has for fused attention, and what they lose.
+
+    - `rows`: queries that one block holds; `splits`: ways to divide the keys over blocks
+    - `block_latency`: chain of accesses before and after a block's arithmetic, paid by a kernel and each further wave
+    - `softmax_exposed`: share of the shorter of product and softmax that the longer does not hide
+    - `register_feed`: rate of products whose operands go through registers, as a share of long matrix products'
+    - `wide_head`: likewise where heads are so wide that they fill the registers
+    - `memory_efficiency`: share of datasheet external bandwidth that streaming keys and values reaches
+    - `product_energy`: energy of a product as a share of long matrix products', where an engine that reads its factors
+      from memory finds one in registers
+    - `widening_ops`: vector operations to widen an element that is stored in fewer bits than the queries
+    - `narrow_feeds`: feeds of matrix engines that multiply 8-bit queries and keys as they are; others widen them first
+    - `narrow_cache_head`: widest head whose 8-bit keys are multiplied as they are where queries have 16 bits
+    """
+
+    rows: Sizes
+    splits: Sizes
+    block_latency: Cycles
+    softmax_exposed: Share
+    register_feed: Efficiency
+    wide_head: Efficiency
+    memory_efficiency: Efficiency
+    product_energy: Efficiency
+    widening_ops: Number
+    narrow_feeds: tuple[Literal["registers", "memory"], ...] = ("registers", "memory")
+    narrow_cache_head: int = 0
+    source: str
+    note: str = ""
+
+
+class Launches(Frozen):
+    """What the time of a kernel includes where it is not one of a replayed graph (see `conditions`).
+
+    - `stream_ratio`: gap to the kernel before in a stream, as a multiple of the chip's `launch_gap_stream`
+    - `host_time`: what the host needs to launch a kernel of a stream; kernels cannot follow each other faster
+    - `single_gap`: from the launch of a single kernel to its start, and from its end until that is noticed
+    - `single_floor`: the least a single launch takes, which is the host's own time
+    - `convolution_time`: the host's own time of a single convolution (its plan is looked up, its workspace allocated),
+      in which the device waits
+    - `timer_ratio`: what a profiler's span of a kernel includes, as a multiple of the chip's `launch_gap_graph`
+    """
+
+    stream_ratio: Number
+    host_time: Duration
+    single_gap: Duration
+    single_floor: Duration
+    timer_ratio: Number
+    convolution_time: Duration | None = None
+
+
+class Switching(Frozen):
+    """What a board spends on switching beside the sum of its parts, and how its power limit acts.
+
+    - `product_energy`: all that a board spends on a FLOP of a product of 16-bit factors, at 7 nm and 1.7 GHz. At
+      another node and clock it is (node / 7 nm)^0.75 x (clock / 1.7 GHz)^0.5 times as much, unless the chip's file says
+      what was measured; it goes with the width of the factors
+    - `vector_product_energy`: the same for products of fp32 factors on vector engines
+    - `zero_share`: part of it that is left where one factor is all zeros
+    - `settle_time`: how long a load lasts until the limit acts in full; `instant_share`: the part that acts at once
+    """
+
+    product_energy: OpEnergy
+    vector_product_energy: OpEnergy
+    zero_share: Share
+    settle_time: Duration
+    instant_share: Share
+
+
+class WinogradKernels(Frozen):
+    """What a library's Winograd convolutions lose.
+
+    - `fused_rate`: share of a long product's rate of the kernel that transforms input and output on the way
+    - `filter_passes`: time to transform the filters, as a multiple of reading and writing them once
+    """
+
+    fused_rate: Efficiency
+    filter_passes: Number
+    source: str
+    note: str = ""
+
+
 class Software(Frozen):
     """Losses and habits of a library or mapper.
 
-    - `issue_efficiency`: share of the peak a matrix engine sustains inside a long kernel
-    - `memory_efficiency`, `l2_efficiency`: share of datasheet external, of measured L2 bandwidth that is reached
+    - `issue_efficiency`, `vector_issue_efficiency`: share of the peak that a matrix engine, that vector engines sustain
+      inside a long product
+    - `other_instructions`: instructions that a product on vector engines issues beside each multiplication; none is no
+      limit
+    - `memory_efficiency`, `stream_efficiency`: share of datasheet external bandwidth that products, that kernels which
+      only stream reach; `l2_efficiency`: share of measured L2 bandwidth
     - `prologue`: once a wave of blocks; `split_cost`: once a kernel that splits k
+    - `store_rate`: bytes of results a core writes a clock at the end of a block; none is a limit
+    - `pipeline_depth`, `deep_pipeline`: bytes of a row of a factor that a block has in flight where operands go through
+      registers, where the engine takes them from memory
+    - `stream_in_flight`: bytes a core has in flight in kernels that only stream; none is enough for any latency
     - `launch_ratio`: time floor of a small kernel as a multiple of the chip's `launch_gap_graph`
     - `residency_share`: share of the last on-chip level that counts as holding data between kernels
-    - `overlap`: how arithmetic and transfers combine: "sum", a 4-norm ("soft"), or the maximum ("max")
+    - `overlap`: how arithmetic and transfers combine: "sum", a 4-norm ("soft"), an 8-norm ("sharp"), or the maximum
+      ("max")
     - `wave_softness`: 0 rounds waves of blocks up to whole ones, 1 not at all
-    - `power_reserve_share`: share of board power not for switching, used when the chip states no `dynamic_share`
-    - `feed_cycles_ratio`: what feeding a matrix engine through registers costs, in clocks of the shared memory
+    - `launches`: what other ways to launch than a graph cost; without it they cost the same
+    - `switching`: energy of a board; without it that is the sum of the parts in the chip's file
+    - `attention`: kernels of fused attention; without it they lose nothing
+    - `widening_exposed`: share of the vector operations on narrow weights that loading them does not hide
+    - `winograd`: Winograd convolutions; without it there are none
+    - `experts`: the menu for grouped products; without it the tiles of all products, not split along k
     """
 
     schema_: Literal[1] = Field(alias="schema")
     name: str = Field(min_length=1)
     title: str
     description: str = ""
+    variant_of: str = ""
     menu: Menu
+    attention: AttentionKernels | None = None
+    launches: Launches | None = None
+    switching: Switching | None = None
+    experts: Menu | None = None
+    winograd: WinogradKernels | None = None
+    widening_exposed: Share | None = None
     issue_efficiency: Efficiency
+    vector_issue_efficiency: Efficiency
+    other_instructions: Number | None = None
     memory_efficiency: Efficiency
+    stream_efficiency: Efficiency
     l2_efficiency: Positive
     prologue: Cycles
     split_cost: Cycles
     launch_ratio: Number
     residency_share: Share
-    overlap: Literal["sum", "soft", "max"]
+    overlap: Literal["sum", "soft", "sharp", "max"]
     wave_softness: Share
-    power_reserve_share: Share
-    feed_cycles_ratio: Number
+    store_rate: Traffic | None = None
+    pipeline_depth: Held | None = None
+    deep_pipeline: Held | None = None
+    stream_in_flight: Held | None = None
     sources: dict[str, str] = Field(default_factory=dict)
 
     @classmethod
@@ -90,11 +200,28 @@ class Software(Frozen):
         except ValidationError as error:
             raise ChipError(explain(error, data, cls, where)) from None
 
+    def replace(self, changes: dict[str, Any], where: str = "software with changes") -> Software:
+        """New, validated software with some fields changed, named by dotted paths (`attention.wide_head`)."""
+        data = self.model_dump(by_alias=True, exclude_none=True, exclude_unset=True)
+        for path, value in changes.items():
+            *steps, last = path.split(".")
+            place = data
+            for i, step in enumerate(steps):
+                if not isinstance(place.get(step), dict):
+                    at = ".".join(steps[:i]) or "software"
+                    hint = near(step, place) or ";"
+                    raise ChipError(f"{where}: {at} has no table {step!r}{hint} it has {', '.join(place)}")
+                place = place[step]
+            place[last] = {**place[last], **value} if isinstance(place.get(last), dict) else value
+        return Software.from_dict(data, where, replacing=True)
+
     @model_validator(mode="after")
     def _consistent(self) -> Software:
         check_sources(self, self.sources)
-        if self.menu.source not in self.sources and " " not in self.menu.source:
-            raise ValueError(f"menu: source {self.menu.source!r} is not a key of [sources]")
+        parts = {"attention": self.attention, "experts": self.experts, "winograd": self.winograd}
+        for name, part in {"menu": self.menu, **parts}.items():
+            if part is not None and part.source not in self.sources and " " not in part.source:
+                raise ValueError(f"{name}: source {part.source!r} is not a key of [sources]")
         return self
 
     @property
@@ -117,12 +244,6 @@ class Software(Frozen):
         wide = engine is not None and engine.feed == "memory"
         return self.menu.tiles + self.menu.wide_tiles if wide else self.menu.tiles
 
-    def dynamic_power_w(self, chip: Chip) -> float:
-        """Watts that switching may draw on `chip`: the chip's own share, else what this software's fit reserves."""
-        if chip.power.dynamic_share is not None:
-            return chip.dynamic_power_w
-        return chip.power.limit.value * (1.0 - self.power_reserve_share.value)
-
     def quantities(self) -> Iterable[tuple[str, Quantity]]:
         """Every number with its path."""
         return quantities(self)
@@ -142,19 +263,38 @@ def load(name_or_path: str | Path | Software) -> Software:
         path = Path(text).expanduser()
         if not path.is_file():
             raise ChipError(f"software file {text}: there is no such file; known are {', '.join(names())}")
-        return Software.from_dict(read_toml(path), path.name)
+        return _from_file(path)
     if text.strip().lower() not in names():
         hint = near(text, names()) or f"; known are {', '.join(names())}"
         raise ChipError(f"unknown software {text!r}{hint}")
     return _shipped(text.strip().lower())
 
 
-def for_chip(chip: Chip) -> Software:
-    """The software a chip's file names."""
-    return load(chip.software)
+def for_chip(chip: Chip, wanted: str | Path | Software | None = None) -> Software:
+    """The software a chip's file names, or the wanted one where it is a variant of that or of nothing."""
+    own = load(chip.software)
+    if wanted is None:
+        return own
+    chosen = load(wanted)
+    return chosen if chosen.variant_of in ("", own.name) else own
 
 
 @functools.cache
 def _shipped(name: str) -> Software:
-    path = _SHIPPED / f"{name}.toml"
-    return Software.from_dict(read_toml(path), path.name)
+    return _from_file(_SHIPPED / f"{name}.toml")
+
+
+def _from_file(path: Path) -> Software:
+    """A software file, or a variant: `variant_of` another by name, with a table of `changes` by dotted path."""
+    data = read_toml(path)
+    if "variant_of" not in data:
+        return Software.from_dict(data, path.name)
+    allowed = ("schema", "name", "title", "description", "variant_of", "changes", "sources")
+    for field in data:
+        if field not in allowed:
+            hint = near(field, allowed)
+            raise ChipError(f"{path.name}: unknown field {field!r}{hint}; a variant has {', '.join(allowed)}")
+    base = load(str(data["variant_of"]))
+    named: dict[str, Any] = {f: data[f] for f in ("name", "title", "description", "variant_of") if f in data}
+    sources = {f"sources.{key}": text for key, text in data.get("sources", {}).items()}
+    return base.replace({**named, **sources, **data.get("changes", {})}, path.name)

@@ -194,7 +194,10 @@ class _State:
         """Nests of a call; calls equal in operator, scalars, layouts, roles and aliasing get the same tuple."""
         roles = [self.roles.get(storage, "activation") for storage in (*inputs, *outputs)]
         call.roles.update(enumerate(roles))
-        if "grouped_mm" in node.name:
+        if "expert_rows" in node.meta:
+            tokens = node.meta.get("gathered_tokens", 0)
+            call.facts = Facts(expert_rows=node.meta["expert_rows"], gathered_tokens=tokens)
+        elif "grouped_mm" in node.name:
             call.facts = Facts(experts_per_token(node), self.routing_skew)
         elif "domain_fraction" in node.meta:
             call.facts = Facts(domain_fraction=node.meta["domain_fraction"])

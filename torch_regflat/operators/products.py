@@ -14,7 +14,17 @@ import torch
 
 from ..workload import LoopNest
 from .registry import Call, Nests, operator
-from .shapes import Loop, broadcast, collapse, dtype_name, elementwise, expected_experts, packets
+from .shapes import (
+    Loop,
+    broadcast,
+    collapse,
+    dtype_name,
+    elementwise,
+    expected_experts,
+    expected_rows,
+    histogram,
+    packets,
+)
 
 aten = torch.ops.aten
 
@@ -178,15 +188,17 @@ def _rows_by_expert(
 ) -> LoopNest:
     (total, k), (experts, _, n) = x.shape, w.shape
     per_token = call.facts.experts_per_token or 1
-    hit = expected_experts(experts, total / per_token, per_token, call.facts.skew)
+    rows = call.facts.expert_rows or expected_rows(experts, total / per_token, per_token, call.facts.skew)
+    known = float(len(call.facts.expert_rows))
+    hit = known or expected_experts(experts, total / per_token, per_token, call.facts.skew)
     groups = max(1, min(experts, total, math.ceil(hit - 1e-9)))
     loop = Loop(call, g=groups, m=math.ceil(total / groups), n=n, k=k)
-    loop.read(x, "g", "m", "k", distinct=float(x.numel()))
+    loop.read(x, "g", "m", "k", distinct=float(min(total, call.facts.gathered_tokens or total) * k))
     loop.read(w, "g", "k", "n", distinct=hit * k * n)
     loop.write(out, "g", "m", "n", distinct=float(out.numel()))
     for tensor in extra:
         loop.read(tensor, distinct=float(tensor.numel()))
-    return loop.nest("product", dtype_name(x), flops=2 * total * n * k)
+    return loop.nest("product", dtype_name(x), flops=2 * total * n * k, ragged=histogram(rows))
 
 
 # By name: the operator exists only once transformers has been imported.

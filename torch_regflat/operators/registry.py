@@ -62,12 +62,15 @@ class Facts:
     """What a call's arguments do not tell, and the graph around it does.
 
     How many experts each token picks (None: not seen) and how unevenly; the part of an attention's square that a
-    block mask leaves.
+    block mask leaves; the rows that each expert with any gets, where they are known (else empty), and of how many
+    tokens they are copies where the product itself gathers them (0: they were gathered before).
     """
 
     experts_per_token: int | None = None
     skew: float = 0.0
     domain_fraction: float = 1.0
+    expert_rows: tuple[int, ...] = ()
+    gathered_tokens: int = 0
 
 
 class Call:

@@ -12,6 +12,7 @@ Counting rules, the same everywhere:
 from __future__ import annotations
 
 import functools
+import itertools
 import math
 from collections.abc import Iterable, Sequence
 from typing import Any, TypeAlias
@@ -72,6 +73,30 @@ def expected_experts(experts: int, tokens: float, per_token: int, skew: float = 
     weights = [(i + 1) ** -skew for i in range(experts)]
     picked = _picked(weights, per_token)
     return math.fsum(1 - (1 - p) ** tokens for p in picked)
+
+
+def expected_rows(experts: int, tokens: float, per_token: int, skew: float) -> tuple[float, ...]:
+    """Expected rows of each expert under a skew, most first; empty for uniform routing, where all get alike."""
+    if skew == 0 or per_token >= experts:
+        return ()
+    loads = [tokens * p for p in _picked([(i + 1) ** -skew for i in range(experts)], per_token)]
+    return tuple(max(load, 1.0) for load in loads if load >= 0.5)
+
+
+BINS = 32
+
+
+def histogram(rows: Sequence[float]) -> tuple[tuple[float, float], ...]:
+    """Group sizes as at most 32 pairs of rows and how many groups have about so many; empty where all are equal."""
+    ordered = sorted(rows, reverse=True)
+    if not ordered or ordered[0] == ordered[-1]:
+        return ()
+    counts = {size: ordered.count(size) for size in dict.fromkeys(ordered)}
+    if len(counts) <= BINS:
+        return tuple((float(size), float(count)) for size, count in counts.items())
+    edges = [round(i * len(ordered) / BINS) for i in range(BINS + 1)]
+    parts = [ordered[a:b] for a, b in itertools.pairwise(edges)]
+    return tuple((math.fsum(part) / len(part), float(len(part))) for part in parts if part)
 
 
 def _picked(weights: list[float], count: int) -> list[float]:

@@ -81,7 +81,7 @@ def _inputs(result: Result) -> str:
 def _phase_lines(chips: Sequence[ChipResult]) -> list[Line]:
     levels = dict.fromkeys(level.name for chip in chips for level in chip.levels)
     parts = [p for p in _PARTS if any(k.phase == p for chip in chips for k in chip.kernels)]
-    lines = [_amount(chips, "latency", "s", lambda c: c.total.latency_s)]
+    lines = [_amount(chips, "latency", "s", lambda c: c.total.latency_s), *_ends(chips)]
     lines += [_amount(chips, f"latency, {part}", "s", _of_part(part, lambda k: k.latency_s)) for part in parts]
     lines.append(_amount(chips, "model FLOPs", "FLOP", lambda c: float(c.total.flops)))
     lines += [
@@ -136,6 +136,7 @@ def _level_traffic(name: str) -> Callable[[ChipResult], float | None]:
 def _lines(chips: Sequence[ChipResult]) -> list[Line]:
     lines = [
         _amount(chips, "latency", "s", lambda c: c.total.latency_s),
+        *_ends(chips),
         _amount(chips, "energy", "J", lambda c: c.total.energy_j),
         _amount(chips, "memory energy", "J", lambda c: c.total.memory_energy_j),
     ]
@@ -160,6 +161,16 @@ def _lines(chips: Sequence[ChipResult]) -> list[Line]:
         Line("fits", tuple(_fits(chip) for chip in chips)),
     ]
     return lines
+
+
+def _ends(chips: Sequence[ChipResult]) -> list[Line]:
+    """The interval of the latency, where any chip has one."""
+    if all(chip.total.latency_low_s is None for chip in chips):
+        return []
+    return [
+        _amount(chips, "latency, low end", "s", lambda c: c.total.latency_low_s),
+        _amount(chips, "latency, high end", "s", lambda c: c.total.latency_high_s),
+    ]
 
 
 def _amount(chips: Sequence[ChipResult], name: str, unit: str, value: Callable[[ChipResult], float | None]) -> Line:

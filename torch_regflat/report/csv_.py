@@ -10,7 +10,10 @@ from ..plain import plain
 from ..result import ChipResult, GroupBy, Result, Row
 from .rows import select
 
-_BEFORE = ("path", "calls", "kernels", "shapes", "flops", "executed_flops", "latency_s", "share")
+_BEFORE = (
+    "path", "calls", "kernels", "shapes", "flops", "executed_flops", "latency_s", "latency_low_s", "latency_high_s",
+    "share",
+)  # fmt: skip
 _AFTER = (
     "compute_energy_j",
     "static_energy_j",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from ..errors import InputError, near
@@ -78,7 +78,16 @@ def merge(rows: Sequence[Row]) -> Row:
         bound_by=heaviest((row.bound_by, row.latency_s) for row in rows),
         share=math.fsum(row.share for row in rows),
         kernels=sum(row.kernels for row in rows),
+        latency_low_s=_all(row.latency_low_s for row in rows),
+        latency_high_s=_all(row.latency_high_s for row in rows),
     )
+
+
+def _all(values: Iterable[float | None]) -> float | None:
+    """The sum, None where one is missing. Ends of intervals add up as if rows erred alike: wide enough either way."""
+    listed = list(values)
+    known = [value for value in listed if value is not None]
+    return math.fsum(known) if len(known) == len(listed) else None
 
 
 def _sum(dicts: Sequence[dict[str, float]]) -> dict[str, float]:

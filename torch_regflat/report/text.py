@@ -117,6 +117,7 @@ def _time_columns(chip: ChipResult, rows: Sequence[Row], total: Row) -> list[Col
     external = external_level(chip) or "external"
     columns = [
         _amounts("latency", "s", rows, total, lambda row: row.latency_s, Scale.fit("s", [total.latency_s], more=1)),
+        *_spread_column(rows, total),
         _percents("share", rows, total, lambda row: row.share),
         _amounts("model", "FLOP", rows, total, lambda row: float(row.flops)),
         _percents("arith.\nutil.", rows, total, lambda row: row.utilization),
@@ -142,6 +143,20 @@ def _energy_columns(rows: Sequence[Row], total: Row) -> list[Column]:
         columns.append(column("other", lambda row: row.unattributed_energy_j))
     columns.append(column("total", lambda row: row.energy_j))
     return columns
+
+
+def _spread_column(rows: Sequence[Row], total: Row) -> list[Column]:
+    """Half the width of each latency's interval; left out where none is stated."""
+    cells = tuple(spread(row.latency_s, row.latency_low_s, row.latency_high_s) for row in (*rows, total))
+    return [Column("±\n%", cells[:-1], cells[-1])] if any(cells) else []
+
+
+def spread(latency_s: float, low_s: float | None, high_s: float | None) -> str:
+    """Half the width of an interval in % of the latency, empty where there is none."""
+    if low_s is None or high_s is None:
+        return ""
+    half = (high_s - low_s) / 2.0 / latency_s if latency_s else 0.0
+    return f"{100.0 * half:.0f}" if half >= 0.095 else f"{100.0 * half:.1f}"
 
 
 def _traffic(level: str) -> Callable[[Row], float]:
@@ -184,13 +199,15 @@ def _total_row(chip: ChipResult) -> Row:
         bound_by=total.bound_by,
         share=1.0,
         kernels=total.kernels,
+        latency_low_s=total.latency_low_s,
+        latency_high_s=total.latency_high_s,
     )
 
 
 def _heading(result: Result, wide: bool) -> list[str]:
     facts = [printable(result.model) or "(unnamed)", result.phase]
     facts += [f"{word} {n}" for word, n in _sizes(result) if n is not None]
-    facts += [result.dtype, printable(result.inputs)]
+    facts += [result.dtype, f"{result.mode} mode" if result.mode else "", printable(result.inputs)]
     lines = [", ".join(fact for fact in facts if fact)]
     if wide:
         versions = {"cost model": result.model_version, **result.versions}
@@ -237,10 +254,18 @@ def fit_lines(chip: ChipResult) -> list[str]:
 
 
 def _footer(chip: ChipResult) -> list[str]:
-    lines = [coverage_line(chip), f"kernels: {chip.total.kernels}"]
+    lines = [coverage_line(chip), f"kernels: {chip.total.kernels}", *_interval_lines(chip)]
     if chip.total.unattributed_energy_j:
         lines.append("energy, other: what the whole chip or board spends beyond the parts that are modelled one by one")
     return lines + [f"note: {note}" for note in chip.notes]
+
+
+def _interval_lines(chip: ChipResult) -> list[str]:
+    """What the latency may be, and what the ± are."""
+    low, high = chip.total.latency_low_s, chip.total.latency_high_s
+    if low is None or high is None:
+        return []
+    return [f"±: latency between {format_si(low, 's')} and {format_si(high, 's')}; {chip.interval}"]
 
 
 def coverage_line(chip: ChipResult) -> str:

@@ -7,6 +7,7 @@ import math
 import torch
 
 from .. import mapping as mappings
+from ..conditions import SCHEDULED, Conditions
 from ..cost.chip_tensors import chip_tensors
 from ..cost.kernel import Cost, Movement
 from ..cost.shapes import KernelShape
@@ -18,14 +19,20 @@ from ..workload import Workload
 from .explain_managed import STREAMS, explain_managed, names_of, streams
 from .kernels import Kernel
 from .run import places_of
-from .select import Search, bound_by, describe, pick
+from .select import Search, bound_by, choose, describe, pick
 from .shape import shape_of
 
 AXES = ("b", "m", "n", "k")
 
 
 def explain(
-    workload: Workload, kernels: list[Kernel], chip: Chip, software: Software, path: str, losers: int = 5
+    workload: Workload,
+    kernels: list[Kernel],
+    chip: Chip,
+    software: Software,
+    path: str,
+    losers: int = 5,
+    conditions: Conditions = SCHEDULED,
 ) -> list[Explanation]:
     """Explain the kernels that run (part of) the module at `path`, `losers` alternatives each.
 
@@ -37,12 +44,13 @@ def explain(
         raise InputError(
             f"no kernel runs {path!r}{near(path, known) or ';'} regflat profile --by module lists the paths"
         )
-    places = places_of(kernels, workload, chip, software)
+    places = places_of(kernels, workload, chip, software, conditions)
     shapes = [shape_of(k, places[k.index], workload) for k in found]
-    if chip.memory_system == "cache":
-        search = Search(chip, software, chip_tensors([chip], [software]), "latency")
-        return [_explain(k, shape, search, losers) for k, shape in zip(found, shapes, strict=True)]
-    return [explain_managed(k, shape, chip, software, losers) for k, shape in zip(found, shapes, strict=True)]
+    if chip.memory_system != "cache":
+        return [explain_managed(k, shape, chip, software, losers) for k, shape in zip(found, shapes, strict=True)]
+    search = Search(chip, software, chip_tensors([chip], [software], conditions), "latency", conditions=conditions)
+    chosen = [choice.shape for choice in choose(shapes, chip, software, conditions=conditions)]
+    return [_explain(k, shape, search, losers) for k, shape in zip(found, chosen, strict=True)]
 
 
 def _explain(kernel: Kernel, shape: KernelShape, search: Search, losers: int) -> Explanation:

@@ -8,6 +8,8 @@ The rules are those of a compiler such as Inductor, with the products, convoluti
   result in the order the next operation wants it
 - appending to a KV cache writes the new entries in place
 - the parts of a training step run one after the other; the optimizer updates all parameters in one kernel
+
+In the eager mode every operation is a kernel, but for the optimizer, and appending to a cache copies it.
 """
 
 from __future__ import annotations
@@ -17,6 +19,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 from ..workload import LoopNest, Operation, Workload, extended_caches
+from .modes import GRAPH, Mode
 
 _LIBRARY = ("product", "convolution", "attention", "sequential")
 _FUSIBLE = ("pointwise", "reduction")
@@ -45,11 +48,12 @@ class Kernel:
         return self.operations[0].path
 
 
-def form_kernels(workload: Workload) -> list[Kernel]:
+def form_kernels(workload: Workload, mode: Mode = GRAPH) -> list[Kernel]:
     """Group the operations of a workload into kernels, in program order; views vanish."""
-    groups = _absorb_producers(_Fuser(workload).run(), workload)
+    groups = _Fuser(workload, mode.fused).run()
+    groups = _absorb_producers(groups, workload) if mode.fused else groups
     kernels = [Kernel(index, group.operations) for index, group in enumerate(groups)]
-    _find_traffic(kernels, workload)
+    _find_traffic(kernels, workload, mode.copies_caches)
     return kernels
 
 
@@ -72,7 +76,8 @@ class _Group:
 class _Fuser:
     """One walk in program order: each operation joins the group that wrote the latest of its inputs, or opens one."""
 
-    def __init__(self, workload: Workload) -> None:
+    def __init__(self, workload: Workload, fused: bool) -> None:
+        self.fused = fused
         self.operations = [op for op in workload if not op.is_view]
         self.groups: list[_Group] = []
         self.writer: dict[int, int] = {}
@@ -102,6 +107,8 @@ class _Fuser:
             return None
         if op.phase == "optimizer" and self.groups and self.groups[-1].operations[0].target == op.target:
             return len(self.groups) - 1
+        if not self.fused:
+            return None
         written = [self.writer[t] for t in op.inputs if t in self.writer]
         if not written:
             return None
@@ -211,7 +218,7 @@ def _count_readers(operations: Iterable[Operation]) -> dict[int, int]:
     return readers
 
 
-def _find_traffic(kernels: Sequence[Kernel], workload: Workload) -> None:
+def _find_traffic(kernels: Sequence[Kernel], workload: Workload, copies_caches: bool) -> None:
     """Fill `reads` and `writes`: bytes that cross the border of each kernel."""
     last_reader: dict[int, int] = {}
     for kernel in kernels:
@@ -221,7 +228,8 @@ def _find_traffic(kernels: Sequence[Kernel], workload: Workload) -> None:
     for kernel in kernels:
         made: set[int] = set()
         for op in kernel.operations:
-            _add_operands(kernel, op, made, workload)
+            extended = () if copies_caches else extended_caches(op, workload.tensors)
+            _add_operands(kernel, op, made, extended)
             made.update(op.outputs)
         # A side output that nobody reads is still written; only what is read in here alone never leaves.
         for tensor in [t for t in kernel.writes if t in last_reader and last_reader[t] <= kernel.index]:
@@ -230,8 +238,7 @@ def _find_traffic(kernels: Sequence[Kernel], workload: Workload) -> None:
                 del kernel.writes[tensor]
 
 
-def _add_operands(kernel: Kernel, op: Operation, made: set[int], workload: Workload) -> None:
-    extended = extended_caches(op, workload.tensors)
+def _add_operands(kernel: Kernel, op: Operation, made: set[int], extended: tuple[int, ...]) -> None:
     for nest in op.nests:
         uses = [(o, op.tensors[o.slot], size) for o, size in zip(nest.operands, nest.footprints, strict=True)]
         kept = math.fsum(size for o, tensor, size in uses if o.access == "read" and tensor in extended)

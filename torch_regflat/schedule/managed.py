@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from ..conditions import SCHEDULED, Conditions
 from ..cost.chip_tensors import ChipTensors, RateTensors, chip_tensors, rate_tensors
 from ..cost.kernel import Cost, Movement, evaluate
 from ..cost.shapes import KernelShape, KernelTensors, pack
@@ -42,13 +43,14 @@ def choose(
     objective: Objective = "latency",
     adjust: Adjust | None = None,
     effort: Effort = "steps",
+    conditions: Conditions = SCHEDULED,
 ) -> list[Choice]:
     """The best mapping of each shape. Raises `CapacityError` where none fits: which level and operand, what is missing.
 
     `adjust` changes the chip's numbers before they are used; `effort` says how much of the space is looked at.
     """
-    tensors = chip_tensors([chip], [software])
-    search = Search(chip, software, tensors, objective, adjust, effort)
+    tensors = chip_tensors([chip], [software], conditions)
+    search = Search(chip, software, tensors, objective, adjust, effort, conditions=conditions)
     found = search.found(shapes)
     mappings = [f.mappings[0] if f is not None else None for f in found]
     choices: list[Choice | None] = [None] * len(shapes)
@@ -69,6 +71,7 @@ class Search:
     adjust: Adjust | None = None
     effort: Effort = "steps"
     keep: int = mapper.KEEP
+    conditions: Conditions = SCHEDULED
 
     @property
     def stages(self) -> Stages:
@@ -82,8 +85,8 @@ class Search:
 
     def numbers(self, shapes: Sequence[KernelShape]) -> tuple[ChipTensors, RateTensors]:
         """The chip's numbers for these kernels, with what `adjust` makes of them."""
-        dtypes = [engine_dtype(shape, self.chip) for shape in shapes]
-        tensors, rates = self.tensors, rate_tensors([self.chip], dtypes)
+        dtypes = [engine_dtype(shape, self.chip, self.software) for shape in shapes]
+        tensors, rates = self.tensors, rate_tensors([self.chip], [self.software], dtypes, self.conditions)
         return (tensors, rates) if self.adjust is None else self.adjust(tensors, rates, dtypes)
 
     def found(self, shapes: Sequence[KernelShape]) -> list[Found | None]:
@@ -186,8 +189,10 @@ def _choice(
         level_energy_j=tuple(map(at, cost.level_energy_j)),
         compute_energy_j=at(cost.compute_energy_j),
         unattributed_energy_j=at(cost.unattributed_energy_j),
+        static_energy_j=at(cost.static_energy_j),
         operand_far_bytes=tuple(map(at, move.operand_far_bytes)),
         tile=(1.0, 1.0, 1.0, 1.0),
+        shape=shape,
         mapping="streamed" if mapping is None else describe(shape, mapping, chip),
         candidates=1 if found is None else found.candidates,
         legal=1 if found is None else found.legal,

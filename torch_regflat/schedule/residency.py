@@ -12,6 +12,7 @@ import math
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
+from ..conditions import SCHEDULED, Conditions
 from ..workload import Workload
 from .kernels import Kernel
 
@@ -19,26 +20,43 @@ STEPS = 16
 """Free capacity is rounded down to this many steps, so that equal kernels keep equal shapes."""
 
 
+EDGE = 0.2
+"""Share of a cache over which hits fade from all to none."""
 WHOLE = 0.999
 """A tensor counts as on chip once this share of it was read or written there; appending to a cache is not enough."""
 
 
 @dataclass(slots=True)
 class Residency:
-    """For one kernel: tensors it finds on chip, tensors it leaves there only, bytes evicted, and the free share."""
+    """For one kernel: tensors it finds on chip, tensors it leaves there only, bytes evicted, and the free share.
+
+    Of tensors in `partly` only a share is found, or kept.
+    """
 
     found: set[int] = field(default_factory=set)
     kept: set[int] = field(default_factory=set)
+    partly: dict[int, float] = field(default_factory=dict)
     evicted_bytes: float = 0.0
     available: float = 1.0
     occupied_bytes: float = 0.0
 
+    def read_share(self, tensor: int) -> float:
+        """Share of a tensor's reads that are served on chip."""
+        return 1.0 if tensor in self.found else self.partly.get(tensor, 0.0)
 
-def cached(kernels: list[Kernel], workload: Workload, budget: float) -> list[Residency]:
+    def write_share(self, tensor: int) -> float:
+        """Share of a tensor's writes that stay on chip."""
+        return 1.0 if tensor in self.kept else self.partly.get(tensor, 0.0)
+
+
+def cached(
+    kernels: list[Kernel], workload: Workload, budget: float, conditions: Conditions = SCHEDULED
+) -> list[Residency]:
     """Residency in a cache of `budget` usable bytes with least-recently-used replacement.
 
     A read hits when its own bytes and those touched since its tensor was last touched fit the budget. An activation
     whose whole life passes within the budget is overwritten in place by the next allocation and is never written out.
+    What comes from outside and what leaves are where `conditions` say.
     """
     clock = 0.0
     touched: dict[int, tuple[float, float]] = {}
@@ -63,7 +81,43 @@ def cached(kernels: list[Kernel], workload: Workload, budget: float) -> list[Res
             lives = last > kernel.index and _temporary(tensor, workload)
             if lives and marks[last] - marks[kernel.index] + size <= budget:
                 here.kept.add(tensor)
+    _repeat(kernels, workload, budget, conditions, result)
     return result
+
+
+def _repeat(
+    kernels: list[Kernel], workload: Workload, budget: float, conditions: Conditions, places: list[Residency]
+) -> None:
+    """Add what runs of the same kernels just before have left: tensors touched within the budget since they were last
+    touched, with a soft edge, for replacement is not strictly by age.
+    """
+    if conditions.weights == conditions.activations == "scheduled":
+        return
+    read = {t: size for kernel in kernels for t, size in kernel.reads.items() if _from_outside(t, workload)}
+    weights = math.fsum(size for t, size in read.items() if workload.tensors[t].role == "weight")
+    others = math.fsum(read.values()) - weights
+    last_read = _last_reads(kernels)
+    left = {t: s for k in kernels for t, s in k.writes.items() if last_read.get(t, -1) <= k.index and t not in read}
+    results = math.fsum(left.values())
+    turns = [conditions.copies if place == "rotating" else 1 for place in (conditions.weights, conditions.activations)]
+    once, all_turns = weights + others + results, turns[0] * weights + turns[1] * others + results
+    for kernel, here in zip(kernels, places, strict=True):
+        for tensor in kernel.reads.keys() & read.keys() - here.found:
+            role = workload.tensors[tensor].role
+            place = conditions.weights if role == "weight" else conditions.activations
+            if place in ("warm", "rotating"):
+                here.partly[tensor] = _hits(all_turns if place == "rotating" else once, budget)
+        if conditions.activations in ("warm", "rotating"):
+            here.partly.update({t: _hits(once, budget) for t in kernel.writes.keys() & left.keys() - here.kept})
+
+
+def _hits(distance: float, budget: float) -> float:
+    """Share of accesses that hit when so many bytes were touched since the last one."""
+    return min(max(0.5 + (1.0 - distance / budget) / EDGE, 0.0), 1.0)
+
+
+def _from_outside(tensor: int, workload: Workload) -> bool:
+    return workload.tensors[tensor].producer is None
 
 
 def managed(kernels: list[Kernel], workload: Workload, capacity: float, reserve: float) -> list[Residency]:

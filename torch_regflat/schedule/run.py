@@ -7,23 +7,35 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from ..conditions import SCHEDULED, Conditions
 from ..cost.shapes import KernelShape
 from ..errors import InputError
 from ..hardware.chip import Chip
 from ..hardware.evidence import evidence_of
 from ..hardware.software import Software
-from ..result import ChipResult, Coverage, Fit, KernelCost, LevelCost, Part, Total
+from ..result import ChipResult, Coverage, Fit, KernelCost, LevelCost, Part, Total, ends
 from ..workload import Operation, Workload
+from .intervals import Ends, Intervals, slots_of
 from .kernels import Kernel
 from .mapper import Objective
 from .residency import Residency, cached, managed
 from .search import choose
 from .select import Choice, Shuffle, bound_by
 from .shape import shape_of
-from .timeline import Slot, prefetched, serial
+from .timeline import Slot
+from .uncertainty import kind_of
 
 STREAM_RESERVE = 0.25
 """Share of a register memory kept free of resident tensors, so that loads can run ahead (a choice of ours)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """A workload to price: its kernels (from `form_kernels`), and whether it fits the chip."""
+
+    workload: Workload
+    kernels: list[Kernel]
+    fit: Fit
 
 
 def run(
@@ -35,42 +47,79 @@ def run(
     *,
     objective: Objective = "latency",
     shuffle: Shuffle | None = None,
+    conditions: Conditions = SCHEDULED,
 ) -> ChipResult:
     """Price `kernels` (from `form_kernels`) on `chip`. `shuffle` reorders candidates and must not matter."""
-    places = places_of(kernels, workload, chip, software)
-    shapes = [shape_of(kernel, place, workload) for kernel, place in zip(kernels, places, strict=True)]
-    distinct = list(dict.fromkeys(shapes))
-    price = dict(zip(distinct, choose(distinct, chip, software, objective, shuffle), strict=True))
-    choices = [price[shape] for shape in shapes]
-    if chip.memory_system == "cache":
-        slots = serial(choices)
-    else:
-        slots = prefetched(choices, places, chip.on_chip[-1].usable_bytes)
-    pricer = _Pricer(chip)
-    costs = tuple(
-        pricer.cost(kernel, shape, choice, slot)
-        for kernel, shape, choice, slot in zip(kernels, shapes, choices, slots, strict=True)
-    )
-    return ChipResult(
-        chip=chip.name,
-        title=chip.title,
-        memory_system=chip.memory_system,
-        chip_hash=chip.hash,
-        evidence=str(evidence_of(chip)),
-        fit=fit,
-        total=_total(costs, chip),
-        coverage=coverage(workload),
-        levels=_levels(costs, chip),
-        kernels=costs,
-        peak_flops_per_s=_peak(chip, main_dtype(workload)),
-    )
+    job = Job(workload, kernels, fit)
+    return run_all([job], chip, software, objective=objective, shuffle=shuffle, conditions=conditions)[0]
 
 
-def places_of(kernels: list[Kernel], workload: Workload, chip: Chip, software: Software) -> list[Residency]:
-    """What each kernel finds on this chip, by its memory system's policy."""
+def run_all(
+    jobs: Sequence[Job],
+    chip: Chip,
+    software: Software,
+    *,
+    objective: Objective = "latency",
+    shuffle: Shuffle | None = None,
+    conditions: Conditions = SCHEDULED,
+) -> list[ChipResult]:
+    """Price many workloads that have nothing to do with each other; equal kernels of all are priced once, together."""
+    places = [places_of(job.kernels, job.workload, chip, software, conditions) for job in jobs]
+    shapes = [
+        [shape_of(kernel, place, job.workload) for kernel, place in zip(job.kernels, here, strict=True)]
+        for job, here in zip(jobs, places, strict=True)
+    ]
+    distinct = list(dict.fromkeys(shape for some in shapes for shape in some))
+
+    def price(variant: Chip) -> dict[KernelShape, Choice]:
+        chosen = choose(distinct, variant, software, objective, shuffle, conditions=conditions)
+        return dict(zip(distinct, chosen, strict=True))
+
+    evidence = evidence_of(chip)
+    priced, intervals = price(chip), Intervals(chip, evidence.kind, price)
+    maker = _Maker(chip, str(evidence), priced, intervals)
+    return [maker.result(*one) for one in zip(jobs, places, shapes, strict=True)]
+
+
+class _Maker:
+    """Makes the results of workloads on one chip from the prices of their kernels."""
+
+    def __init__(self, chip: Chip, evidence: str, priced: dict[KernelShape, Choice], intervals: Intervals) -> None:
+        self.chip, self.evidence, self.priced, self.intervals = chip, evidence, priced, intervals
+
+    def result(self, job: Job, places: list[Residency], shapes: list[KernelShape]) -> ChipResult:
+        chip = self.chip
+        choices = [self.priced[shape] for shape in shapes]
+        slots = slots_of(chip, choices, places)
+        bounds = [_bound_by(choice, slot, chip.external.name) for choice, slot in zip(choices, slots, strict=True)]
+        stated = self.intervals.of(shapes, places, slots, bounds)
+        pricer = _Pricer(chip)
+        costs = tuple(
+            pricer.cost(*one) for one in zip(job.kernels, shapes, choices, slots, bounds, stated, strict=True)
+        )
+        return ChipResult(
+            chip=chip.name,
+            title=chip.title,
+            memory_system=chip.memory_system,
+            chip_hash=chip.hash,
+            evidence=self.evidence,
+            fit=job.fit,
+            total=_total(costs, chip, self.intervals.interval.correlation),
+            coverage=coverage(job.workload),
+            levels=_levels(costs, chip),
+            kernels=costs,
+            peak_flops_per_s=_peak(chip, main_dtype(job.workload)),
+            interval=self.intervals.interval,
+        )
+
+
+def places_of(
+    kernels: list[Kernel], workload: Workload, chip: Chip, software: Software, conditions: Conditions = SCHEDULED
+) -> list[Residency]:
+    """What each kernel finds on this chip, by its memory system's policy and the conditions at the start."""
     last = chip.on_chip[-1].usable_bytes
     if chip.memory_system == "cache":
-        return cached(kernels, workload, last * software.residency_share.value)
+        return cached(kernels, workload, last * software.residency_share.value, conditions)
     return managed(kernels, workload, last, STREAM_RESERVE)
 
 
@@ -101,7 +150,9 @@ class _Pricer:
         self.levels = [level.name for level in chip.memory]
         self.known: dict[Any, _Known] = {}
 
-    def cost(self, kernel: Kernel, shape: KernelShape, choice: Choice, slot: Slot) -> KernelCost:
+    def cost(
+        self, kernel: Kernel, shape: KernelShape, choice: Choice, slot: Slot, bound_by: str, stated: Ends
+    ) -> KernelCost:
         key = (shape, *[id(op.nests) for op in kernel.operations])
         known = self.known.get(key)
         if known is None:
@@ -127,7 +178,7 @@ class _Pricer:
             unattributed_energy_j=choice.unattributed_energy_j,
             utilization=min(known.ideal_s / seconds, 1.0) if seconds else 0.0,
             bandwidth_utilization=min(known.far_s / seconds, 1.0) if seconds else 0.0,
-            bound_by=_bound_by(choice, slot, self.external.name),
+            bound_by=bound_by,
             busy_s=known.busy,
             dtype=shape.dtype,
             mapping=choice.mapping,
@@ -135,6 +186,9 @@ class _Pricer:
             reason=choice.reason,
             modelled=all(op.modelled for op in kernel.operations),
             phase=kernel.operations[0].phase,
+            kind=kind_of(shape),
+            latency_low_s=stated[0],
+            latency_high_s=stated[1],
         )
 
     def _learn(self, kernel: Kernel, shape: KernelShape, choice: Choice) -> _Known:
@@ -142,13 +196,16 @@ class _Pricer:
         alone = [_roofline(op, self.chip) for op in kernel.operations]
         total = math.fsum(alone)
         far = choice.read_bytes[-1] + choice.write_bytes[-1]
-        work = math.fsum(nest.work for nest in nests)
+        nominal = math.fsum(nest.work for nest in nests)
+        # Another algorithm than the loop nest itself executes another number of FLOPs.
+        work = choice.shape.work if choice.shape.algorithm else nominal
+        share = work / nominal if nominal else 1.0
         peak = _peak(self.chip, shape.dtype)
         traffic = zip(self.levels, choice.read_bytes, choice.write_bytes, strict=True)
         return _Known(
             name="+".join(dict.fromkeys(_short(op.target) for op in kernel.operations)),
             shares=tuple(s / total if total else 1.0 / len(alone) for s in alone),
-            part_flops=tuple((op.flops, math.fsum(nest.work for nest in op.nests)) for op in kernel.operations),
+            part_flops=tuple((op.flops, math.fsum(nest.work * share for nest in op.nests)) for op in kernel.operations),
             flops=sum(op.flops for op in kernel.operations),
             work=work,
             ideal_s=work / peak if peak else 0.0,
@@ -175,20 +232,38 @@ def _by_role(shape: KernelShape, choice: Choice) -> dict[str, float]:
         found.setdefault(operand.role, []).append(moved)
     for stream in shape.streams:
         found.setdefault(stream.role, []).append(stream.read_far + stream.write_far)
+    if choice.shape.apart_bytes:
+        found.setdefault("activation", []).append(choice.shape.apart_bytes)
     return {role: math.fsum(parts) for role, parts in found.items()}
 
 
 def _roofline(op: Operation, chip: Chip) -> float:
     moved = math.fsum(nest.compulsory_bytes() for nest in op.nests) / chip.external.read_bytes_per_s
-    peak = _peak(chip, op.dtype)
-    return max(moved, math.fsum(nest.work for nest in op.nests) / peak if peak else 0.0)
+    return max(moved, _arithmetic_s(op, chip))
+
+
+def roofline_s(kernels: Sequence[Kernel], chip: Chip, phase: str | None = None) -> float:
+    """Seconds by the plain datasheet roofline, kernel by kernel: no launch, no losses, nothing kept on chip between."""
+    counted = [kernel for kernel in kernels if phase in (None, kernel.operations[0].phase)]
+    return math.fsum(_kernel_roofline(kernel, chip) for kernel in counted)
+
+
+def _kernel_roofline(kernel: Kernel, chip: Chip) -> float:
+    moved = math.fsum((*kernel.reads.values(), *kernel.writes.values())) / chip.external.read_bytes_per_s
+    return max(moved, math.fsum(_arithmetic_s(op, chip) for op in kernel.operations))
+
+
+def _arithmetic_s(op: Operation, chip: Chip) -> float:
+    """Seconds of the executed FLOPs at the dense peak of their number formats."""
+    peaks = [(nest.work, _peak(chip, nest.dtype)) for nest in op.nests if nest.work]
+    return math.fsum(flops / peak for flops, peak in peaks if peak)
 
 
 def _peak(chip: Chip, dtype: str) -> float:
     return chip.peak_flops(dtype) if chip.supports(dtype) else 0.0
 
 
-def _total(costs: Sequence[KernelCost], chip: Chip) -> Total:
+def _total(costs: Sequence[KernelCost], chip: Chip, correlation: float) -> Total:
     latency = math.fsum(c.latency_s for c in costs)
     memory = math.fsum(e for c in costs for e in c.memory_energy_j.values())
     compute = math.fsum(c.compute_energy_j for c in costs)
@@ -200,6 +275,7 @@ def _total(costs: Sequence[KernelCost], chip: Chip) -> Total:
     peaks = {dtype: _peak(chip, dtype) for dtype in {c.dtype for c in costs}}
     ideal = math.fsum(c.executed_flops / peaks[c.dtype] for c in costs if c.executed_flops)
     far = math.fsum(c.traffic_bytes[chip.external.name] for c in costs)
+    low, high = ends(((c, 1.0) for c in costs), correlation)
     return Total(
         latency_s=latency,
         energy_j=math.fsum((memory, compute, static, extra)),
@@ -214,6 +290,8 @@ def _total(costs: Sequence[KernelCost], chip: Chip) -> Total:
         bandwidth_utilization=far / chip.external.read_bytes_per_s / latency if latency else 0.0,
         bound_by=max(bound, key=lambda b: (math.fsum(bound[b]), b)) if bound else "nothing",
         kernels=len(costs),
+        latency_low_s=low,
+        latency_high_s=high,
     )
 
 

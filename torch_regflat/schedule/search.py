@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from ..conditions import SCHEDULED, Conditions
 from ..cost.shapes import KernelShape
 from ..hardware.chip import Chip
 from ..hardware.software import Software
@@ -17,12 +18,13 @@ def choose(
     objective: Objective = "latency",
     shuffle: Shuffle | None = None,
     adjust: Adjust | None = None,
+    conditions: Conditions = SCHEDULED,
 ) -> list[Choice]:
     """The best mapping of each shape: of a library's menu on a cache hierarchy, else of the mapper's space.
 
     `shuffle` reorders the candidates of a menu, which must not change anything; `adjust` changes the chip's numbers
-    before they are used. Raises `CapacityError` where no mapping fits.
+    before they are used, and `conditions` say how kernels are launched. Raises `CapacityError` where no mapping fits.
     """
     if chip.memory_system == "cache":
-        return select.choose(shapes, chip, software, objective, shuffle, adjust)
-    return managed.choose(shapes, chip, software, objective, adjust)
+        return select.choose(shapes, chip, software, objective, shuffle, adjust, conditions)
+    return managed.choose(shapes, chip, software, objective, adjust, conditions=conditions)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
@@ -10,13 +11,15 @@ import torch
 from torch import Tensor
 
 from .. import mapping as mappings
+from ..conditions import SCHEDULED, Conditions
 from ..cost.chip_tensors import ChipTensors, RateTensors, chip_tensors, rate_tensors
 from ..cost.kernel import Cost, Movement, evaluate
-from ..cost.shapes import KernelShape, pack
+from ..cost.shapes import KernelShape, KernelTensors, pack
 from ..errors import CapacityError, ChipError
-from ..hardware.chip import Chip
-from ..hardware.software import Software
-from ..memory import cache
+from ..hardware.chip import Chip, dtype_bits
+from ..hardware.software import AttentionKernels, Software
+from ..memory import attention, cache
+from .algorithms import algorithms
 from .mapper import Mapping, Objective
 
 Shuffle: TypeAlias = "Callable[[mappings.MappingBatch], mappings.MappingBatch]"
@@ -42,15 +45,24 @@ class Choice:
     level_energy_j: tuple[float, ...]
     compute_energy_j: float
     unattributed_energy_j: float
+    static_energy_j: float
     operand_far_bytes: tuple[float, ...]
     tile: tuple[float, float, float, float]
     """m, n, k of the tile, and split, of a library's kernel."""
+    shape: KernelShape
+    """The shape that was priced: that of the algorithm chosen."""
     mapping: str
     candidates: int
     legal: int
     reason: str
     chosen: Mapping | None = None
     """The whole mapping, where memories are managed explicitly."""
+
+    def measure(self, objective: Objective) -> float:
+        """Seconds, joules or their product."""
+        parts = (self.compute_energy_j, self.unattributed_energy_j, self.static_energy_j)
+        joules = math.fsum((*self.level_energy_j, *parts))
+        return {"latency": self.latency_s, "energy": joules, "edp": joules * self.latency_s}[objective]
 
 
 def choose(
@@ -60,6 +72,7 @@ def choose(
     objective: Objective = "latency",
     shuffle: Shuffle | None = None,
     adjust: Adjust | None = None,
+    conditions: Conditions = SCHEDULED,
 ) -> list[Choice]:
     """The best mapping of each shape. `shuffle` reorders the candidates, which must not change anything; `adjust`
     changes the chip's numbers before they are used.
@@ -67,12 +80,26 @@ def choose(
     check(chip)
     if not shapes:
         return []
-    search = Search(chip, software, chip_tensors([chip], [software]), objective, shuffle, adjust)
-    result = [choice for some in _chunks(shapes, search.count()) for choice in search.best(some)]
+    tensors = chip_tensors([chip], [software], conditions)
+    search = Search(chip, software, tensors, objective, shuffle, adjust, conditions)
+    ways = [(index, way) for index, shape in enumerate(shapes) for way in algorithms(shape, chip, software)]
+    result: list[Choice | None] = [None] * len(shapes)
+    for members in _alike([way for _, way in ways]):
+        for some in _chunks(members, search.count([ways[i][1] for i in members])):
+            for at, choice in zip(some, search.best([ways[i][1] for i in some]), strict=True):
+                index = ways[at][0]
+                result[index] = _better(choice, result[index], objective)
     for shape, choice in zip(shapes, result, strict=True):
         if choice is None:
             raise CapacityError(_nothing_fits(shape, chip))
     return [choice for choice in result if choice is not None]
+
+
+def _better(one: Choice | None, other: Choice | None, objective: Objective) -> Choice | None:
+    """The choice with the smaller measure; the earlier one (the loop nest as it stands) where they are equal."""
+    if one is None or other is None:
+        return other if one is None else one
+    return one if one.measure(objective) < other.measure(objective) else other
 
 
 @dataclass(frozen=True)
@@ -85,6 +112,7 @@ class Search:
     objective: Objective
     shuffle: Shuffle | None = None
     adjust: Adjust | None = None
+    conditions: Conditions = SCHEDULED
 
     def best(self, shapes: list[KernelShape]) -> list[Choice | None]:
         """The best mapping of each shape in one evaluation; None where no candidate is legal."""
@@ -97,19 +125,19 @@ class Search:
         """Every candidate of every shape."""
         chip = self.chip
         kernels = pack(shapes)
-        dtypes = [engine_dtype(shape, chip) for shape in shapes]
-        tensors, rates = self.tensors, rate_tensors([chip], dtypes)
+        dtypes = [engine_dtype(shape, chip, self.software) for shape in shapes]
+        tensors, rates = self.tensors, rate_tensors([chip], [self.software], dtypes, self.conditions)
         if self.adjust is not None:
             tensors, rates = self.adjust(tensors, rates, dtypes)
-        batch = candidates(chip, self.software)
+        batch = candidates(kernels, chip, self.software)
         if self.shuffle is not None:
             batch = self.shuffle(batch)
         move = cache.move(kernels, batch, tensors, rates)
         return batch, move, evaluate(move, kernels, tensors, rates, self.software.overlap)
 
-    def count(self) -> int:
-        """Candidates of one kernel."""
-        return candidates(self.chip, self.software).candidates
+    def count(self, shapes: list[KernelShape]) -> int:
+        """Candidates of one of these kernels, which share a menu."""
+        return candidates(pack(shapes[:1]), self.chip, self.software).candidates
 
 
 def check(chip: Chip) -> None:
@@ -122,9 +150,17 @@ def check(chip: Chip) -> None:
         )
 
 
-def candidates(chip: Chip, software: Software) -> mappings.MappingBatch:
-    """The menu of the library."""
+def candidates(kernels: KernelTensors, chip: Chip, software: Software) -> mappings.MappingBatch:
+    """The menu of the library: of kernels that are all fused attention, or all experts, their own."""
+    if bool((kernels.attention > 0).all()):
+        own = software.attention
+        rows, splits = (own.rows, own.splits) if own else (attention.ROWS, software.split_k)
+        return mappings.library_menu([(m, 1) for m in rows], (int(attention.KEYS),), splits)
     engine = next((e for e in chip.engines if e.kind == "matrix"), None)
+    if bool((kernels.grouped > 0).all()):
+        menu = software.experts or software.menu
+        wide = menu.wide_tiles if engine is not None and engine.feed == "memory" else ()
+        return mappings.library_menu(menu.tiles + wide, menu.k, menu.split_k if software.experts else (1,))
     return mappings.library_menu(software.tiles_for(engine), software.tile_k, software.split_k)
 
 
@@ -179,7 +215,7 @@ def _read(
     scalars = [
         at(t)
         for t in (cost.latency_s, cost.core_s, cost.external_s, cost.overhead_s, cost.stretch, cost.compute_energy_j,
-                  cost.unattributed_energy_j, measure)
+                  cost.unattributed_energy_j, cost.static_energy_j, measure)
     ]  # fmt: skip
     counts, seconds = legal.reshape(-1).tolist(), runner_up.reshape(-1).tolist()
     result: list[Choice | None] = []
@@ -187,7 +223,7 @@ def _read(
         if not counts[i]:
             result.append(None)
             continue
-        latency, core_s, external_s, overhead_s, stretch, compute_j, extra_j, value = (s[i] for s in scalars)
+        latency, core_s, external_s, overhead_s, stretch, compute_j, extra_j, static_j, value = (s[i] for s in scalars)
         result.append(
             Choice(
                 latency_s=latency,
@@ -201,8 +237,10 @@ def _read(
                 level_energy_j=tuple(level[i] for level in energies),
                 compute_energy_j=compute_j,
                 unattributed_energy_j=extra_j,
+                static_energy_j=static_j,
                 operand_far_bytes=tuple(o[i] for o in operands[: len(kernel.operands)]),
                 tile=(tiles[0][i], tiles[1][i], tiles[2][i], tiles[3][i]),
+                shape=kernel,
                 mapping=describe(kernel, [t[i] for t in tiles]) if kernel.is_tiled else "streamed",
                 candidates=count if kernel.is_tiled else 1,
                 legal=int(counts[i]) if kernel.is_tiled else 1,
@@ -226,6 +264,7 @@ def describe(kernel: KernelShape, tile: list[float]) -> str:
     """A library's kernel in words: `tile` is (m, n, k, split)."""
     m, n, k, split = (int(t) for t in tile)
     text = f"tile m{m} k{k}" if kernel.kind == "attention" else f"tile m{m} n{n} k{k}"
+    text = f"{kernel.algorithm}, {text}" if kernel.algorithm else text
     return f"{text}, k split over {split}" if split > 1 else text
 
 
@@ -244,11 +283,35 @@ def _nothing_fits(kernel: KernelShape, chip: Chip) -> str:
     )
 
 
-def engine_dtype(kernel: KernelShape, chip: Chip) -> str:
+def engine_dtype(kernel: KernelShape, chip: Chip, software: Software) -> str:
     """The dtype whose engine does the kernel; without matrix work it is the vector engine's, whatever it holds."""
-    return kernel.dtype if kernel.work and chip.supports(kernel.dtype) else _VECTOR_FALLBACK
+    if not (kernel.work and chip.supports(kernel.dtype)):
+        return _VECTOR_FALLBACK
+    if kernel.kind == "attention" and software.attention is not None:
+        return _attention_dtype(kernel, chip, software.attention)
+    return kernel.dtype
 
 
-def _chunks(shapes: list[KernelShape], count: int) -> list[list[KernelShape]]:
+def _attention_dtype(kernel: KernelShape, chip: Chip, own: AttentionKernels) -> str:
+    """The format in which fused attention multiplies: that of queries or of a narrower cache, or 16 bits."""
+    narrow = chip.engine_for("fp8", "matrix")
+    if narrow is None or dtype_bits(kernel.dtype) > 16:
+        return kernel.dtype
+    able = narrow.feed in own.narrow_feeds
+    if dtype_bits(kernel.dtype) == 8:
+        return kernel.dtype if able else next(d for d in ("bf16", "fp16", "fp32") if chip.supports(d))
+    stored = min(o.point_bytes for o in kernel.operands if o.axes[3]) * 8 / kernel.width
+    return "fp8" if able and stored <= 8 and kernel.width <= own.narrow_cache_head else kernel.dtype
+
+
+def _alike(shapes: list[KernelShape]) -> list[list[int]]:
+    """Positions of the shapes that share a menu: fused attention and grouped products have their own."""
+    menus: dict[tuple[bool, bool], list[int]] = {}
+    for i, shape in enumerate(shapes):
+        menus.setdefault((shape.kind == "attention", shape.grouped), []).append(i)
+    return list(menus.values())
+
+
+def _chunks(members: Sequence[int], count: int) -> list[Sequence[int]]:
     size = max(1, MEMORY_BUDGET_BYTES // (count * 8 * _TENSORS_ALIVE))
-    return [shapes[i : i + size] for i in range(0, len(shapes), size)]
+    return [members[i : i + size] for i in range(0, len(members), size)]

@@ -15,6 +15,7 @@ from typing import Any, Literal, cast
 import torch
 from torch import Tensor
 
+from ..conditions import SCHEDULED, Conditions
 from ..cost.chip_tensors import ChipTensors, LevelTensors, RateTensors, chip_tensors, rate_tensors
 from ..cost.kernel import evaluate
 from ..cost.shapes import KernelShape, pack
@@ -43,6 +44,9 @@ _CHIP: dict[str, tuple[str, Kind]] = {
     "launch_gap": ("launch gap", "time"),
     "prologue": ("prologue", "time"),
     "split_cost": ("split cost", "time"),
+    "store_rate": ("store rate", "rate"),
+    "l2_ports": ("L2 port rate", "rate"),
+    "block_latency": ("latency of an attention block", "time"),
     "vector_energy": ("vector energy", "energy"),
     "static_power": ("static power", "energy"),
     "unattributed_vector_flop": ("unattributed energy, vector", "energy"),
@@ -59,6 +63,7 @@ _RATE: dict[str, tuple[str, Kind]] = {
     "rate": ("rate", "rate"),
     "energy": ("energy", "energy"),
     "unattributed": ("unattributed energy, products", "energy"),
+    "board": ("energy of a board, products", "energy"),
 }
 
 
@@ -74,16 +79,24 @@ class Parameter:
 class Sensitivity:
     """One workload on one chip with its mappings chosen, as a function of the chip's numbers."""
 
-    def __init__(self, workload: Workload, kernels: Sequence[Kernel], chip: Chip, software: Software) -> None:
-        self.chip, self.software, self.kernels = chip, software, list(kernels)
-        self.places: list[Residency] = places_of(self.kernels, workload, chip, software)
+    def __init__(
+        self,
+        workload: Workload,
+        kernels: Sequence[Kernel],
+        chip: Chip,
+        software: Software,
+        conditions: Conditions = SCHEDULED,
+    ) -> None:
+        self.chip, self.software, self.kernels, self.conditions = chip, software, list(kernels), conditions
+        self.places: list[Residency] = places_of(self.kernels, workload, chip, software, conditions)
         shapes = [shape_of(k, p, workload) for k, p in zip(self.kernels, self.places, strict=True)]
         self.distinct: list[KernelShape] = list(dict.fromkeys(shapes))
         position = {shape: i for i, shape in enumerate(self.distinct)}
         self.rows = [position[shape] for shape in shapes]
-        self.choices = choose(self.distinct, chip, software)
-        self.dtypes = [engine_dtype(shape, chip) for shape in self.distinct]
-        self.tensors = chip_tensors([chip], [software])
+        self.choices = choose(self.distinct, chip, software, conditions=conditions)
+        self.priced = [choice.shape for choice in self.choices]
+        self.dtypes = [engine_dtype(shape, chip, software) for shape in self.priced]
+        self.tensors = chip_tensors([chip], [software], conditions)
         self.parameters = self._parameters()
 
     def _parameters(self) -> list[Parameter]:
@@ -121,7 +134,7 @@ class Sensitivity:
         """Seconds, joules, and each kernel's exclusive seconds, with the chosen mappings and scaled parameters."""
         timed: list[Any] = [None] * len(self.distinct)
         dynamic: list[Any] = [None] * len(self.distinct)
-        static = self.scaled(self.tensors, rate_tensors([self.chip], self.dtypes), self.dtypes, scales)[0].static_power
+        static = self.scaled(self.tensors, self._rates(), self.dtypes, scales)[0].static_power
         for group in self._priced(scales):
             cost, count = group.cost, len(group.members)
             names = ("latency_s", "core_s", "external_s", "overhead_s")
@@ -137,6 +150,9 @@ class Sensitivity:
         energy = torch.stack(dynamic)[torch.tensor(self.rows)].sum() + latency * static.reshape(())
         return latency, energy, shares
 
+    def _rates(self) -> RateTensors:
+        return rate_tensors([self.chip], [self.software], self.dtypes, self.conditions)
+
     def _priced(self, scales: Tensor) -> list[managed.Group]:
         """The distinct kernels with their chosen mappings, on the chip with its parameters scaled."""
 
@@ -144,11 +160,13 @@ class Sensitivity:
             return self.scaled(tensors, rates, dtypes, scales)
 
         if self.chip.memory_system != "cache":
-            search = managed.Search(self.chip, self.software, self.tensors, adjust=adjust)
-            return search.price(self.distinct, [choice.chosen for choice in self.choices])
-        tensors, rates = adjust(self.tensors, rate_tensors([self.chip], self.dtypes), self.dtypes)
+            search = managed.Search(
+                self.chip, self.software, self.tensors, adjust=adjust, conditions=self.conditions
+            )
+            return search.price(self.priced, [choice.chosen for choice in self.choices])
+        tensors, rates = adjust(self.tensors, self._rates(), self.dtypes)
         columns = [torch.tensor(c, dtype=torch.float64) for c in zip(*(c.tile for c in self.choices), strict=True)]
-        packed, mapping = pack(self.distinct), MappingBatch(*(c.reshape(-1, 1, 1, 1) for c in columns))
+        packed, mapping = pack(self.priced), MappingBatch(*(c.reshape(-1, 1, 1, 1) for c in columns))
         move = cache.move(packed, mapping, tensors, rates)
         cost = evaluate(move, packed, tensors, rates, self.software.overlap)
         return [managed.Group(list(range(len(self.distinct))), move, cost)]
@@ -197,5 +215,5 @@ class Sensitivity:
         return found[0], found[1]
 
     def _searched(self, adjust: Callable[..., tuple[ChipTensors, RateTensors]]) -> float:
-        choices = choose(self.distinct, self.chip, self.software, adjust=adjust)
+        choices = choose(self.distinct, self.chip, self.software, adjust=adjust, conditions=self.conditions)
         return math.fsum(slot.share_s for slot in self._slots([choices[row] for row in self.rows]))

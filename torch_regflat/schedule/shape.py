@@ -6,7 +6,8 @@ import math
 from dataclasses import replace
 
 from ..cost.problem import Problem, problem_of
-from ..cost.shapes import KernelShape, Stream, TiledOperand, tile_axes, tiled_operand
+from ..cost.shapes import KernelShape, Sliding, Stream, TiledOperand, tile_axes, tiled_operand
+from ..hardware.chip import dtype_bits
 from ..workload import LoopNest, Role, Workload
 from .kernels import Kernel
 from .residency import Residency
@@ -28,7 +29,7 @@ def shape_of(kernel: Kernel, here: Residency, workload: Workload) -> KernelShape
         for operand, axes in found:
             tensor = first.tensors[operand.slot]
             leaves = operand.access == "read" or tensor in kernel.writes
-            resident = float(tensor in (here.found if operand.access == "read" else here.kept))
+            resident = here.read_share(tensor) if operand.access == "read" else here.write_share(tensor)
             known = replace(operand, role=workload.tensors[tensor].role)
             tiled.append((tensor, tiled_operand(known, axes, anchor, sizes, resident, leaves)))
     operands = tuple(operand for _, operand in tiled)
@@ -64,10 +65,40 @@ def _shape(
         special_ops=math.fsum(nest.special_ops for nest in nests),
         domain_fraction=lead.domain_fraction,
         width=max(dict(lead.dims).get("d", 1), dict(lead.dims).get("e", 1)) if lead.kind == "attention" else 1,
+        group=dict(lead.dims).get("g", 1) if lead.kind == "attention" else 1,
         sequential=max(nest.sequential for nest in nests),
+        grouped=lead.kind == "product" and "g" in dict(lead.dims),
+        widened=_widened(lead) if operands and lead.kind == "product" else 0.0,
+        ragged=lead.ragged,
+        sliding=_sliding(lead) if operands else None,
         available=available,
         problem=problem,
     )
+
+
+def _widened(nest: LoopNest) -> float:
+    """Elements of weights that are stored in fewer bits than the arithmetic takes."""
+    bits = dtype_bits(nest.dtype)
+    narrow = [o for o in nest.operands if o.access == "read" and o.role == "weight" and o.bits < 0.7 * bits]
+    return math.fsum(o.footprint_bytes(nest.sizes) * 8 / o.bits for o in narrow if len(o.dims) > 1)
+
+
+_TAPS = 3
+
+
+def _sliding(nest: LoopNest) -> Sliding | None:
+    """The sizes of a plain convolution with a filter of 3 x 3 and stride 1; None for anything else."""
+    if nest.kind != "convolution":
+        return None
+    at = {name: i for i, (name, _) in enumerate(nest.dims)}
+    if set(at) != {"n", "k", "p", "q", "c", "r", "s"}:
+        return None
+    size = dict(nest.dims)
+    window = [((at["p"], 1), (at["r"], 1)), ((at["q"], 1), (at["s"], 1))]
+    slides = any(list(o.axes[-2:]) == window for o in nest.operands if o.access == "read")
+    if not slides or (size["r"], size["s"]) != (_TAPS, _TAPS):
+        return None
+    return Sliding(size["n"], size["c"], size["k"], size["p"], size["q"])
 
 
 def _dtype(nests: list[LoopNest], lead: LoopNest) -> str:
@@ -85,11 +116,15 @@ def _streams(
     for tensor, size in kernel.reads.items():
         if tensor not in read_whole:
             row = sums.setdefault(workload.tensors[tensor].role, [0.0] * 4)
-            row[0 if tensor in here.found else 1] += size
+            share = here.read_share(tensor)
+            row[0] += size * share
+            row[1] += size * (1.0 - share)
     for tensor, size in kernel.writes.items():
         if tensor not in written_whole:
             row = sums.setdefault(workload.tensors[tensor].role, [0.0] * 4)
-            row[2 if tensor in here.kept else 3] += size
+            share = here.write_share(tensor)
+            row[2] += size * share
+            row[3] += size * (1.0 - share)
     if here.evicted_bytes:
         sums.setdefault("activation", [0.0] * 4)[3] += here.evicted_bytes
     return tuple(Stream(role, *row) for role, row in sorted(sums.items()))

@@ -24,7 +24,7 @@ from ..memory.sums import Listed
 from ..memory.tiling import Product, extents_of
 from ..memory.traffic import Nesting
 
-FEW = 2**20
+FEW = 2**21
 """Candidates of one kernel that a product space should not pass: as many as it is cheap to look at."""
 FEW_DIAGONAL = 2**10
 """The same where the tiles of a triangle are visited one by one."""
@@ -87,11 +87,9 @@ def around(
     """The neighbourhood of tiles `[kernel, stage, dimension]` at all stages at once: sizes next to each."""
     choices = []
     for d, size in enumerate(problems.sizes):
-        rows = zip(_whole(problems, d), tiles[:, :, d].tolist(), strict=True)
-        single = _single(problems.structure, d)
-        lists = [
-            [chain] if single else _near(n, chain, stages, cores) for n, chain in ((n, tuple(map(int, c))) for n, c in rows)
-        ]
+        chains = [tuple(map(int, chain)) for chain in tiles[:, :, d].tolist()]
+        single, rows = _single(problems.structure, d), zip(_whole(problems, d), chains, strict=True)
+        lists = [[chain] if single else _near(n, chain, stages, cores) for n, chain in rows]
         choices.append(_padded(lists, size))
     return Product(problems, stages, tried, tuple(choices), buffers)
 

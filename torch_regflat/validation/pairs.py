@@ -1,0 +1,115 @@
+"""Relative accuracy: pairs of rows on one GPU, of one source, that differ in exactly one factor.
+
+People compare more often than they read off: is it faster with twice the batch, in fp8, with fewer heads? A pair is
+two neighbours along one factor (a dimension, the number format, the distribution), all others equal.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+import statistics
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from .predict import Prediction
+from .rows import Row
+from .score import class_of
+
+CHANGE = 0.10
+"""Changes whose direction is asked for."""
+SURE = 0.95
+"""Share of right directions that makes a change worth believing."""
+STEPS = (0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.75, 1.0, 1.5, 2.0, 4.0)
+
+
+@dataclass(frozen=True, slots=True)
+class Pair:
+    """Two rows that differ in `factor`, and the ratios of their times, measured and modelled."""
+
+    first: Prediction
+    second: Prediction
+    factor: str
+    measured: float
+    modelled: float
+
+    @property
+    def right(self) -> bool:
+        """Whether the model says which of the two is larger."""
+        return (self.measured > 1) == (self.modelled > 1)
+
+
+@dataclass(frozen=True, slots=True)
+class PairScore:
+    """How well comparisons go in one class. `changed` pairs are those that measure at least 10 % apart.
+
+    `believable` is the smallest modelled change from which on 95 % of the pairs go the way the model says; None where
+    there is none. `error` is the median error of the modelled ratio.
+    """
+
+    label: str
+    pairs: int
+    changed: int
+    right: float | None
+    error: float
+    believable: float | None
+
+
+def pairs(predictions: Iterable[Prediction]) -> list[Pair]:
+    """All pairs of neighbours: for each factor the rows that share everything else, in its order."""
+    groups: dict[tuple[object, ...], list[tuple[object, Prediction]]] = {}
+    for p in predictions:
+        if p.value is None:
+            continue
+        factors = factors_of(p.row)
+        for name, value in factors.items():
+            others = tuple(item for item in factors.items() if item[0] != name)
+            key = (name, p.row.gpu, p.row.source, p.row.kind, p.row.is_consensus, *others)
+            groups.setdefault(key, []).append((value, p))
+    return [pair for key, members in groups.items() for pair in _neighbours(str(key[0]), members)]
+
+
+def factors_of(row: Row) -> dict[str, object]:
+    """What one may vary: the sizes and words of the shape, the number format, and the file's further words."""
+    extra = {"distribution": row.cells["distribution"]} if "distribution" in row.cells else {}
+    metric = {"metric": row.cells["metric"]} if "metric" in row.cells else {}
+    return {"dtype": row.dtype, **{f"{i}": value for i, value in enumerate(row.shape)}, **extra, **metric}
+
+
+def _neighbours(factor: str, members: list[tuple[object, Prediction]]) -> list[Pair]:
+    ordered = sorted(members, key=lambda member: (isinstance(member[0], str), member[0], member[1].row.place))
+    found = []
+    for (a, first), (b, second) in itertools.pairwise(ordered):
+        if a != b and first.value and second.value:
+            measured = second.row.measured / first.row.measured
+            found.append(Pair(first, second, factor, measured, second.value / first.value))
+    return found
+
+
+def pair_scores(found: Sequence[Pair]) -> list[PairScore]:
+    """A score for each class, and one for all."""
+    classes: dict[str, list[Pair]] = {}
+    for pair in found:
+        classes.setdefault(class_of(pair.first.row), []).append(pair)
+    scores = [_score(label, members) for label, members in sorted(classes.items())]
+    return [*scores, _score("all", found)] if found else []
+
+
+def _score(label: str, found: Sequence[Pair]) -> PairScore:
+    changed = [pair for pair in found if abs(math.log(pair.measured)) > math.log1p(CHANGE)]
+    return PairScore(
+        label=label,
+        pairs=len(found),
+        changed=len(changed),
+        right=sum(pair.right for pair in changed) / len(changed) if changed else None,
+        error=statistics.median(abs(pair.modelled / pair.measured - 1.0) for pair in found),
+        believable=_believable(found),
+    )
+
+
+def _believable(found: Sequence[Pair]) -> float | None:
+    for step in STEPS:
+        large = [pair for pair in found if abs(math.log(pair.modelled)) >= math.log1p(step)]
+        if len(large) >= 10 and sum(pair.right for pair in large) >= SURE * len(large):
+            return step
+    return None
