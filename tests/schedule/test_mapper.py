@@ -197,6 +197,22 @@ def test_the_size_of_chunks_changes_no_bit(name: str, monkeypatch: pytest.Monkey
     assert managed.choose(shapes, chip, for_chip(chip)) == first
 
 
+@pytest.mark.parametrize("inner", [1.0, 16.0])
+def test_ports_as_sums_rank_as_the_whole_model_does(inner: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A matrix product a port, or everything that moves and then arithmetic on it."""
+    chip = small_scratchpad(inner, 64, 1)
+    software, shapes = for_chip(chip), [shape_of_nest(matrix_product(1, m, 96, 80)) for m in (40, 77)]
+    rates = rate_tensors([chip], [software], ["bf16"] * 2)
+    rates = replace(rates, arrays=torch.zeros_like(rates.arrays))
+    own = mapper.Mapper(Stages.of(chip), chip_tensors([chip], [software]), "max")
+    space = spaces.coarse(ProblemTensors.of(shapes), own.stages, 1)
+    fast = own.rank(shapes, rates, space)
+    monkeypatch.setattr(mapper, "resources", lambda *_: None)
+    for (plain,), (other,) in zip(own.rank(shapes, rates, space), fast, strict=True):
+        assert other.measures[0] == pytest.approx(plain.measures[0], rel=1e-12)
+        assert (other.candidates, other.legal, other.rejected) == (plain.candidates, plain.legal, plain.rejected)
+
+
 def test_chips_side_by_side_are_searched_as_if_alone() -> None:
     chips = [load("regflat-ideal"), small_flat(64), small_flat(512)]
     software = [for_chip(chip) for chip in chips]

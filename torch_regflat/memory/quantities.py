@@ -16,10 +16,9 @@ from ..cost.problem import Pattern, Problem, Structure
 from ..cost.shapes import KernelShape
 from ..hardware.chip import Chip
 from .sums import Fetch, Sum
-from .traffic import Factor, Term
+from .traffic import ONE, Factor, Term
 
 DOUBLE_BUFFER = 2.0
-_ONE = Factor("one")
 
 
 @dataclass(frozen=True)
@@ -142,7 +141,7 @@ def quantities(problems: ProblemTensors, stages: Stages, buffers: float = DOUBLE
     above = last if stages.spatial is None else stages.spatial - 1
     dims = range(len(problems.sizes))
     m, n, k = (
-        _product(Factor("tile", last) if d in role else _ONE for d in dims) for role in roles(problems.structure)
+        _product(Factor("tile", last) if d in role else ONE for d in dims) for role in roles(problems.structure)
     )
     return Quantities(
         boundaries=tuple(_boundary(problems, stages, stage) for stage in stages.stored),
@@ -152,7 +151,7 @@ def quantities(problems: ProblemTensors, stages: Stages, buffers: float = DOUBLE
             Factor("count", above + 1 if stages.spatial else above, above + 1 if stages.spatial else above)
             for _ in dims
         ),
-        cores=_product(Factor("shares") if stages.spatial is not None else _ONE for _ in dims),
+        cores=_product(Factor("shares") if stages.spatial is not None else ONE for _ in dims),
         tile=(m, n, k),
         operands=tuple(_operand(problems, o) for o in problems.operands),
     )
@@ -259,4 +258,4 @@ def _tiles(
     """Factors of the elements of a tile; the same where no sum is left to be completed."""
     dims = range(len(problems.sizes))
     own = {d: Factor(kind, stage, 0, shift.get(d, 0)) for d in pattern.dims}
-    return tuple(own.get(d, _ONE) for d in dims), tuple(own.get(d, Factor("single", stage)) for d in dims)
+    return tuple(own.get(d, ONE) for d in dims), tuple(own.get(d, Factor("single", stage)) for d in dims)

@@ -18,10 +18,11 @@ from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 from ..cost.problem import Structure
 from .diagonal import fetched_below
-from .traffic import Extents, Factor, Nesting, Term, fetch_terms, fetched
+from .traffic import ONE, Extents, Factor, Nesting, Products, Term, fetch_terms, fetched
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,19 +51,16 @@ class Listed:
     def __init__(self, structure: Structure, nesting: Nesting, extents: Sequence[Extents]) -> None:
         self.structure, self.nesting, self.extents = structure, nesting, extents
         self._fetches: dict[int, list[Tensor]] = {}
+        self._products = Products(extents)
 
     def value(self, total: Sum) -> Tensor:
         """`[kernel, candidate]`."""
         result = torch.zeros_like(self.extents[0].tiles[0]) + total.constant
         for weight, part in total.parts:
-            result = result + (self.fetched(part) if isinstance(part, Fetch) else self._term(part)) * weight
-        return result
-
-    def _term(self, term: Term) -> Tensor:
-        value = self.extents[0].value(term.factors[0])
-        for factor, extent in zip(term.factors[1:], self.extents[1:], strict=True):
-            value = value * extent.value(factor)
-        return value * term.sign
+            if isinstance(part, Fetch):
+                result = result + self.fetched(part) * weight
+        terms = [(weight, part) for weight, part in total.parts if isinstance(part, Term)]
+        return result + self._products.total(terms) if terms else result
 
     def fetched(self, fetch: Fetch) -> Tensor:
         """Elements of an operand fetched into a stage, `[kernel, candidate]`."""
@@ -88,19 +86,29 @@ class Halves:
         self._known: dict[tuple[int, tuple[Factor, ...]], Tensor] = {}
 
     def matrices(self, total: Sum, structure: Structure, nestings: Sequence[Nesting]) -> tuple[Tensor, Tensor]:
-        """The two matrices whose product the sum is, less its constant, for each of some loop orders:
+        """The two matrices whose product the sum is, for each of some loop orders:
         `[kernel, nesting, rows, term]` and `[kernel, nesting, term, columns]`."""
         both = [self._of_one(total, structure, nesting) for nesting in nestings]
-        return torch.stack([left for left, _ in both], 1), torch.stack([right for _, right in both], 1)
+        most = max(left.shape[-1] for left, _ in both)
+        # Some loop orders have more terms that are alike than others.
+        lefts = [pad(left, (0, most - left.shape[-1])) for left, _ in both]
+        rights = [pad(right, (0, 0, 0, most - right.shape[-2])) for _, right in both]
+        return torch.stack(lefts, 1), torch.stack(rights, 1)
 
     def _of_one(self, total: Sum, structure: Structure, nesting: Nesting) -> tuple[Tensor, Tensor]:
-        left, right = [], []
+        # Terms that are alike in the left half are one, with the right halves added up.
+        by_left: dict[tuple[Factor, ...], Tensor] = {}
+        if isinstance(total.constant, Tensor) or total.constant:
+            constant = total.constant + torch.zeros_like(self.extents[0].size)
+            by_left[(ONE,) * self.cut] = constant.expand(-1, self.columns)
         for weight, part in total.parts:
             terms = fetch_terms(structure, part.operand, nesting, part.stage) if isinstance(part, Fetch) else (part,)
             for term in terms:
-                left.append(self._outer(0, term.factors[: self.cut]))
-                right.append(self._outer(self.cut, term.factors[self.cut :]) * (weight * term.sign))
-        return torch.stack(left, -1), torch.stack(right, -2)
+                left, right = term.factors[: self.cut], term.factors[self.cut :]
+                value = self._outer(self.cut, right) * (weight * term.sign)
+                value = value.expand(-1, self.columns)
+                by_left[left] = by_left[left] + value if left in by_left else value
+        return torch.stack([self._outer(0, left) for left in by_left], -1), torch.stack(list(by_left.values()), -2)
 
     def _outer(self, first: int, factors: tuple[Factor, ...]) -> Tensor:
         """The factors of some dimensions multiplied out over all their choices, `[kernel, choices]`."""

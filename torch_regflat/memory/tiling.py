@@ -106,20 +106,35 @@ class Product:
         """The whole space, about `size` candidates at a time."""
         return self._crossed(size, split) if self.problems.structure.diagonal is None else self._visited(size, split)
 
+    def values(self, size: int, sums: Sequence[Sum]) -> Iterator[tuple[Part, list[Tensor]]]:
+        """Some sums over the whole space, `[kernel, candidate]` each, about `size` candidates at a time."""
+        matrices = self._matrices()
+        rows = max(1, size // (matrices.halves.columns * len(self.nestings)))
+        for first in range(0, matrices.halves.rows, rows):
+            part = slice(first, min(first + rows, matrices.halves.rows))
+            yield self._part(matrices.halves, part), [matrices.value(total, part) for total in sums]
+
+    def _matrices(self) -> _Matrices:
+        along = extents_of(self.problems, self.stages, [list(c.unbind(1)) for c in self.choices])
+        return _Matrices(Halves(along), self.problems, self.nestings)
+
+    def _part(self, halves: Halves, rows: slice) -> Part:
+        numbers = range(rows.start * halves.columns, rows.stop * halves.columns)
+        return Part(range(len(self.nestings)), numbers)
+
     def _crossed(self, size: int, split: Tensor) -> Iterator[tuple[Part, Tiling]]:
         """All loop orders of some rows of the two halves of the dimensions."""
-        halves = Halves(extents_of(self.problems, self.stages, [list(c.unbind(1)) for c in self.choices]))
         counted = quantities(self.problems, self.stages, self.buffers)
-        matrices = _Matrices(halves, self.problems, self.nestings)
+        matrices = self._matrices()
+        halves = matrices.halves
         rows = max(1, size // (halves.columns * len(self.nestings)))
         for first in range(0, halves.rows, rows):
-            last = min(first + rows, halves.rows)
-            part = Part(range(len(self.nestings)), range(first * halves.columns, last * halves.columns))
+            part = slice(first, min(first + rows, halves.rows))
 
-            def value(total: Sum, rows: slice = slice(first, last)) -> Tensor:
-                return matrices.value(total, rows)
+            def value(total: Sum, part: slice = part) -> Tensor:
+                return matrices.value(total, part)
 
-            yield part, _evaluated(self.stages, counted, split, value)
+            yield self._part(halves, part), _evaluated(self.stages, counted, split, value)
 
     def _visited(self, size: int, split: Tensor) -> Iterator[tuple[Part, Tiling]]:
         """One by one: below a diagonal nothing is a product. Chunks shrink with the tiles that are visited."""
@@ -149,8 +164,7 @@ class _Matrices:
         pair = self._known.get(id(total))
         if pair is None:
             pair = self._known[id(total)] = self.halves.matrices(total, self.problems.structure, self.nestings)
-        value = torch.matmul(pair[0][:, :, rows], pair[1]).flatten(1)
-        return value if isinstance(total.constant, float) and not total.constant else value + total.constant
+        return torch.matmul(pair[0][:, :, rows], pair[1]).flatten(1)
 
 
 def extents_of(problems: ProblemTensors, stages: Stages, tiles: Sequence[Sequence[Tensor]]) -> list[Extents]:

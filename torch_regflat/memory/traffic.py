@@ -59,6 +59,9 @@ class Factor:
     shift: int = 0
 
 
+ONE = Factor("one")
+
+
 class Extents:
     """One dimension's tiles at every stage, whole and partial: pairs of sizes and how many there are.
 
@@ -75,8 +78,9 @@ class Extents:
             whole, rest = torch.zeros_like(one * tile), []
             for extent, count in self._classes[-1]:
                 full = torch.floor(extent / tile)
+                left = extent - full * tile
                 whole = whole + count * full
-                rest.append((extent - full * tile, count))
+                rest.append((left, count * (left > 0)))
             self._classes.append([(tile, whole), *rest])
 
     def value(self, factor: Factor) -> Tensor:
@@ -102,6 +106,8 @@ class Extents:
 
     def whole(self, into: int, stage: int, shift: int) -> Tensor:
         """Sum over all tiles of stage `into` of (size - shift)⁺."""
+        if not shift:
+            return self.size
         return self._sum(into, lambda extent: torch.clamp(extent - shift, min=0.0))
 
     def still(self, into: int, stage: int, shift: int) -> Tensor:
@@ -126,14 +132,14 @@ class Extents:
         return torch.ceil(self.tiles[self.spatial - 1] / self.tiles[self.spatial])
 
     def classes(self, stage: int) -> list[tuple[Tensor, Tensor]]:
-        """(extent, how many) of the tiles of a stage; an extent of 0 stands for none."""
+        """(extent, how many) of the tiles of a stage; of an extent of 0 there are none."""
         return self._classes[stage + 1]
 
     def _sum(self, stage: int, value: Callable[[Tensor], Tensor]) -> Tensor:
-        parts = [count * (extent > 0) * value(extent) for extent, count in self.classes(stage)]
-        total = parts[0]
-        for part in parts[1:]:
-            total = total + part
+        (extent, count), *others = self.classes(stage)
+        total = count * value(extent)
+        for extent, count in others:
+            total = total + count * value(extent)
         return total
 
     def _inside(self, into: int, stage: int) -> bool:
@@ -201,14 +207,42 @@ def _idle(pattern: Pattern, nesting: Nesting, into: int, block: int, e: int, d: 
 
 def fetched(structure: Structure, nesting: Nesting, into: int, extents: Sequence[Extents]) -> list[Tensor]:
     """Elements of each operand fetched into a stage, one number a candidate."""
-    found = []
-    for operand in range(len(structure.patterns)):
-        total: Tensor | None = None
-        for term in fetch_terms(structure, operand, nesting, into):
-            value = extents[0].value(term.factors[0])
-            for factor, extent in zip(term.factors[1:], extents[1:], strict=True):
-                value = value * extent.value(factor)
-            total = term.sign * value if total is None else total + term.sign * value
-        assert total is not None
-        found.append(total)
-    return found
+    products = Products(extents)
+    return [
+        products.total([(1.0, term) for term in fetch_terms(structure, operand, nesting, into)])
+        for operand in range(len(structure.patterns))
+    ]
+
+
+class Products:
+    """Products of factors over dimensions, for candidates that are listed; what terms share is multiplied once."""
+
+    def __init__(self, extents: Sequence[Extents]) -> None:
+        self.extents, self.cut = extents, (len(extents) + 1) // 2
+        self._known: dict[tuple[int, tuple[Factor, ...]], Tensor] = {}
+
+    def total(self, terms: Sequence[tuple[Tensor | float, Term]]) -> Tensor:
+        """Σ weight · term. Terms that are alike in the first dimensions are taken together."""
+        by_first: dict[tuple[Factor, ...], Tensor] = {}
+        for weight, term in terms:
+            value = self._product(self.cut, term.factors[self.cut :]) * (weight * term.sign)
+            first = term.factors[: self.cut]
+            by_first[first] = by_first[first] + value if first in by_first else value
+        result: Tensor | None = None
+        for first, rest in by_first.items():
+            value = self._product(0, first) * rest
+            result = value if result is None else result + value
+        assert result is not None
+        return result
+
+    def _product(self, first: int, factors: tuple[Factor, ...]) -> Tensor:
+        """The product of the factors of some dimensions."""
+        if not factors:
+            return torch.ones_like(self.extents[0].size)
+        known = self._known.get((first, factors))
+        if known is None:
+            known = self.extents[first + len(factors) - 1].value(factors[-1])
+            if len(factors) > 1:
+                known = self._product(first, factors[:-1]) * known
+            self._known[first, factors] = known
+        return known

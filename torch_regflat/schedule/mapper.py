@@ -17,7 +17,8 @@ from ..cost.chip_tensors import ChipTensors, RateTensors, at_chip
 from ..cost.kernel import Cost, Movement, combine, evaluate
 from ..cost.shapes import KernelShape, KernelTensors, pack
 from ..memory.explicit import fixed, move
-from ..memory.quantities import DOUBLE_BUFFER, ProblemTensors, Stages
+from ..memory.quantities import DOUBLE_BUFFER, ProblemTensors, Stages, quantities
+from ..memory.resources import Resources, resources, slowest
 from ..memory.tiling import VISITS, Part, Product, Tiling, listed, listed_in
 from ..memory.traffic import Nesting
 from . import spaces
@@ -28,7 +29,7 @@ Effort = Literal["steps", "survey", "whole", "every"]
 """`steps`: coarse steps of tile sizes, refined around the best. `survey`: the same, with a coarse space that also
 prices what cannot be best, to compare with. `whole`: the best of the whole space, of which only what can be best is
 priced where that is proven (one level on chip). `every`: each candidate of it is priced."""
-CHUNK = 2**15
+CHUNK = 2**16
 """Candidates priced at a time: the temporaries of so many lie in a processor's caches."""
 KEEP = 16
 """Candidates of each kernel that are priced again with the power limit."""
@@ -166,6 +167,13 @@ class _Task:
 
     def look(self, space: Product) -> None:
         """Rank all candidates of a product space."""
+        own = None
+        if self.mapper.objective == "latency" and self.mapper.overlap == "max" and not self.problems.structure.diagonal:
+            counted = quantities(self.problems, self.mapper.stages, space.buffers)
+            own = resources(counted, self.mapper.stages, self.fixed, self.mapper.chip)
+        if own is not None:
+            self._look_fast(space, own)
+            return
         for part, tiling in space.chunks(CHUNK // self.splits.shape[-1], self.splits):
 
             def tiles(flat: Tensor, part: Part = part) -> Tensor:
@@ -173,6 +181,38 @@ class _Task:
                 return torch.stack([torch.stack(stage, 1) for stage in found], 1)
 
             self._rank(tiling, [space.nestings[i] for i in part.nestings], len(part.numbers), tiles)
+
+    def _look_fast(self, space: Product, own: Resources) -> None:
+        """The same, a matrix product a port."""
+        tie = _TIE / float(self.mapper.chip.dynamic_power)
+        others = torch.maximum(self.fixed.compute_s, self.fixed.vector_s).expand_as(self.fixed.read[0])
+        overhead = self.fixed.overhead_s.reshape(-1, 1, 1)
+        sums, ports, splits = (*own.seconds, own.joules, *own.holds), len(own.seconds), self.splits.shape[-1]
+        for part, values in space.values(CHUNK // splits, sums):
+            seconds = slowest(values[:ports], own.fixed_s, others).add_(overhead)
+            seconds.add_(values[ports].unsqueeze(-1), alpha=tie)
+            lost = values[ports + 1] > 1.0
+            for held in values[ports + 2 :]:
+                lost |= held > 1.0
+            seconds.masked_fill_(lost.unsqueeze(-1), torch.inf)
+            self._count_fast(values[ports + 1 :], lost, splits)
+
+            def tiles(flat: Tensor, part: Part = part) -> Tensor:
+                found = space.at(flat + part.numbers.start)
+                return torch.stack([torch.stack(stage, 1) for stage in found], 1)
+
+            tried = [space.nestings[i] for i in part.nestings]
+            self._offer(seconds.flatten(1), tried, len(part.numbers), tiles)
+
+    def _count_fast(self, holds: Sequence[Tensor], lost: Tensor, splits: int) -> None:
+        self.candidates += lost.shape[-1] * splits
+        self.legal = self.legal + ((~lost).sum(-1) * splits).unsqueeze(-1)
+        if bool(lost.any()):
+            stages, names = self.mapper.stages, self.mapper.chip.level_names
+            for share, stage in zip(holds, stages.stored, strict=True):
+                name = names[stages.level(stage)]
+                count = ((share > 1.0).sum(-1) * splits).unsqueeze(-1)
+                self.rejected[name] = self.rejected.get(name, torch.zeros_like(self.legal)) + count
 
     def look_at(self, tiles: Tensor, tried: Sequence[Nesting]) -> None:
         """Rank candidates that are listed, `[kernel, stage, dimension, candidate]`, in some loop orders."""
@@ -199,6 +239,13 @@ class _Task:
         wide = (rows // self.chips, self.chips, count * len(tried), splits)
         value = torch.where(legal, self._measure(movement), torch.inf).expand(wide).reshape(rows, -1)
         self._count(movement, legal, wide)
+        self._offer(value, tried, count, tiles)
+
+    def _offer(
+        self, value: Tensor, tried: Sequence[Nesting], count: int, tiles: Callable[[Tensor], Tensor]
+    ) -> None:
+        """Keep what is best of a chunk, `[row, nesting · candidate · split]`."""
+        splits = self.splits.shape[-1]
         numbers = torch.tensor([self.position[n] for n in tried], dtype=torch.float64, device=value.device)
 
         def describe(at: Tensor) -> Tensor:
