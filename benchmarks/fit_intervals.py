@@ -22,7 +22,7 @@ from torch_regflat.validation.predict import Prediction
 from torch_regflat.validation.run import validate
 from torch_regflat.validation.score import percent
 from torch_regflat.validation.split import is_test_gpu
-from torch_regflat.validation.spread import cells, correlation, inside, left_out, render
+from torch_regflat.validation.spread import cells, correlations, inside, left_out, render
 
 NOT_KERNELS = ("served", "power", "model")
 
@@ -35,10 +35,10 @@ def main(argv: Sequence[str]) -> None:
     kernels = [p for p in found if p.row.kind not in NOT_KERNELS and p.value is not None]
     fit = [p for p in kernels if not p.row.held_out]
     held_out = [p for p in kernels if p.row.held_out]
-    table = cells(fit)
-    UNCERTAINTY_FILE.write_text(render(table, correlation(fit), MODEL_VERSION), encoding="utf-8")
+    table, correlated = cells(fit), correlations(fit)
+    UNCERTAINTY_FILE.write_text(render(table, correlated, MODEL_VERSION), encoding="utf-8")
     evidence.EVIDENCE_FILE.write_text(evidence.render(measured(held_out), MODEL_VERSION), encoding="utf-8")
-    print(f"{len(table)} cells from {len(fit)} rows, correlation {correlation(fit):.2f}")
+    print(f"{len(table)} cells from {len(fit)} rows, correlations {correlated[0]:.2f} and {correlated[1]:.2f}")
     print(f"inside on held-out rows: {percent(inside(held_out, table))} %")
     for gpu, rows, share in left_out(kernels):
         print(f"  {gpu} left out: {percent(share)} % of {rows} rows")

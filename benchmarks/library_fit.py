@@ -139,7 +139,7 @@ def fit(
     evaluations: int,
     fixed: dict[str, float] | None = None,
 ) -> Fitted:
-    """Least weighted mean of |log(predicted / measured)|, each kind of row and GPU counting alike.
+    """Least weighted mean of |log(predicted / measured)|, each class of rows and each GPU counting alike.
 
     `fixed` holds constants (by path; not those of a variant) at a value. Deterministic: one seed, one order.
     """
@@ -166,7 +166,7 @@ def fit(
 def _weights(group: Group, weight: Callable[[Row], float]) -> tuple[torch.Tensor, torch.Tensor]:
     """Weights `[row]` and measured seconds `[row]`."""
     raw = [weight(row) for row in group.rows]
-    kinds = [(row.group, row.dtype) for row in group.rows]
+    kinds = [row.group for row in group.rows]
     sums = {kind: sum(w for w, k in zip(raw, kinds, strict=True) if k == kind) for kind in set(kinds)}
     shares = [w / sums[k] if sums[k] else 0.0 for w, k in zip(raw, kinds, strict=True)]
     measured = [row.measured for row in group.rows]

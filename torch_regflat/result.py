@@ -114,13 +114,15 @@ class Interval:
     Where measured rows are the `basis`, a measurement lies between them in the share `coverage` of cases: rows of
     this very chip, or of chips of its architecture, with what differs between GPUs added. A parameter range has all
     numbers of the chip's file at the best, or the worst, end of their ranges, and no probability (`coverage` 0).
-    `correlation` is taken for the errors of different kernels: 1 adds them up, 0 adds their squares.
+    `correlation` is taken for the errors of kernels of different classes, `class_correlation` for those of one class
+    (kind, number format, bound and decade of duration): 1 adds them up, 0 adds their squares.
     """
 
     basis: str = ""
     """"rows of this chip", "rows of its relatives" or "parameter range"; empty where nothing is stated."""
     coverage: float = 0.0
     correlation: float = 1.0
+    class_correlation: float = 1.0
 
     def __str__(self) -> str:
         if not self.basis:
@@ -404,30 +406,41 @@ _KEYS: dict[GroupBy, Callable[[str, str], str]] = {
 }
 
 
-def ends(kernels: Iterable[tuple[KernelCost, float]], correlation: float) -> tuple[float | None, float | None]:
+def ends(kernels: Iterable[tuple[KernelCost, float]], interval: Interval) -> tuple[float | None, float | None]:
     """The interval of the summed latency of (kernel, share) pairs; None where a kernel has none.
 
-    Kernels that are the same err alike, so their widths add up. Those of different kernels have the correlation rho:
-    the sum's width is sqrt(rho (sum of widths)^2 + (1 - rho) (sum of their squares)), for each side on its own.
+    Kernels that are the same err alike, so their widths w add up. Of the others those of one class have the
+    correlation c of the interval (a class is a kind, a number format, a bound and a decade of duration), those of
+    different classes r, and the width of the sum is, each side on its own,
+    sqrt(r (sum of all w)^2 + (c - r) (sum over classes of (sum of w)^2) + (1 - c) (sum of w^2)).
     """
     seconds: list[float] = []
-    widths: dict[tuple[str, str, str], list[tuple[float, float]]] = {}
+    classes: dict[tuple[str, str, str, int], dict[tuple[str, str, str], list[tuple[float, float]]]] = {}
     for kernel, share in kernels:
         if kernel.latency_low_s is None or kernel.latency_high_s is None:
             return None, None
         seconds.append(kernel.latency_s * share)
         same = (kernel.name, kernel.mapping, kernel.parts[0].shapes if kernel.parts else "")
+        decade = math.floor(math.log10(kernel.latency_s)) if kernel.latency_s > 0 else 0
+        alike = classes.setdefault((kernel.kind, kernel.dtype, kernel.bound_by, decade), {})
         down, up = kernel.latency_s - kernel.latency_low_s, kernel.latency_high_s - kernel.latency_s
-        widths.setdefault(same, []).append((down * share, up * share))
+        alike.setdefault(same, []).append((down * share, up * share))
     total = math.fsum(seconds)
-    sides = [[math.fsum(pair[side] for pair in pairs) for pairs in widths.values()] for side in range(2)]
-    down, up = (_combined(side, correlation) for side in sides)
+    down, up = (_width(classes.values(), side, interval) for side in range(2))
     return max(total - down, 0.0), total + up
 
 
-def _combined(widths: list[float], correlation: float) -> float:
-    together, apart = math.fsum(widths) ** 2, math.fsum(width * width for width in widths)
-    return math.sqrt(max(correlation * together + (1.0 - correlation) * apart, 0.0))
+def _width(
+    classes: Iterable[dict[tuple[str, str, str], list[tuple[float, float]]]], side: int, interval: Interval
+) -> float:
+    """The width of a sum of kernels on one side."""
+    widths = [[math.fsum(pair[side] for pair in pairs) for pairs in alike.values()] for alike in classes]
+    among, within = interval.correlation, interval.class_correlation
+    sums = [math.fsum(own) for own in widths]
+    squares = math.fsum(width * width for own in widths for width in own)
+    variance = among * math.fsum(sums) ** 2
+    variance += (within - among) * math.fsum(own * own for own in sums) + (1.0 - within) * squares
+    return math.sqrt(max(variance, 0.0))
 
 
 def _row(label: str, members: list[_Member], calls: int, result: ChipResult) -> Row:
@@ -445,7 +458,7 @@ def _row(label: str, members: list[_Member], calls: int, result: ChipResult) -> 
     static = charged(lambda k: k.static_energy_j)
     unattributed = charged(lambda k: k.unattributed_energy_j)
     total_s = result.total.latency_s
-    low, high = ends(zip(kernels, shares, strict=True), result.interval.correlation)
+    low, high = ends(zip(kernels, shares, strict=True), result.interval)
     return Row(
         path=label,
         calls=calls,

@@ -76,7 +76,9 @@ class LoopNest:
     iteration space that is really executed: 1 but for causal or windowed attention. `causal` gives the two dimensions
     (queries, keys) of which only points with key <= query are executed. `passes` is how often the operands are
     streamed (a sort needs several). `ragged` says how the groups of a grouped product differ, as pairs of rows and how
-    many groups have about so many; empty where all are alike.
+    many groups have about so many; empty where all are alike. `sweeps` is how often a kernel that cannot hold a row
+    where it computes goes over it, of rows (dims r and c) that are normalized: 2 for a norm (statistics, result), 3
+    for a softmax (maximum, sum, result); 0 for anything else.
     """
 
     kind: Kind
@@ -91,6 +93,7 @@ class LoopNest:
     domain_fraction: float = 1.0
     causal: tuple[int, int] | None = None
     passes: int = 1
+    sweeps: int = 0
     sequential: int = 1
     ragged: tuple[tuple[float, float], ...] = ()
 

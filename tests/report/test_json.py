@@ -60,7 +60,7 @@ def test_layers_sum_to_the_total() -> None:
 def test_keys_end_in_their_unit() -> None:
     """A key that holds a float and has no unit must be a count or a plain ratio."""
     unitless = {"utilization", "bandwidth_utilization", "share", "modelled_bytes_share", "executed_flops", "vector_ops"}
-    unitless |= {"coverage", "correlation"}
+    unitless |= {"coverage", "correlation", "class_correlation"}
 
     def walk(value: Any, key: str) -> None:
         if isinstance(value, dict):

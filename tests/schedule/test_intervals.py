@@ -14,7 +14,7 @@ import torch_regflat as regflat
 from result_factory import kernel
 from torch_regflat.hardware.ends import end
 from torch_regflat.hardware.library import load, names
-from torch_regflat.result import ends
+from torch_regflat.result import Interval, KernelCost, ends
 from torch_regflat.schedule import intervals
 from torch_regflat.schedule.uncertainty import ANY, Spread, Uncertainty, broader, key_of, uncertainty
 
@@ -45,7 +45,7 @@ def test_what_the_ends_mean_depends_on_the_evidence() -> None:
 
 
 def test_relatives_are_less_certain(monkeypatch: pytest.MonkeyPatch) -> None:
-    only = Uncertainty(0.8, 0.5, {(ANY,) * 4: Spread(0.9, 1.2, 0.7, 1.5)})  # type: ignore[dict-item]
+    only = Uncertainty(0.8, 0.5, 0.5, {(ANY,) * 4: Spread(0.9, 1.2, 0.7, 1.5)})  # type: ignore[dict-item]
     monkeypatch.setattr(intervals, "uncertainty", lambda: only)
     own = profiled("h100-sxm")
     relative = profiled(load("h100-sxm").replace(name="changed", **{"memory.HBM3.read_bandwidth": "3.3 TB/s"}))
@@ -56,7 +56,7 @@ def test_relatives_are_less_certain(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_an_interval_always_holds_the_latency(monkeypatch: pytest.MonkeyPatch) -> None:
     """Where the model is known to be biased, both ends of the measurements may lie on one side."""
-    biased = Uncertainty(0.8, 1.0, {(ANY,) * 4: Spread(1.1, 1.3, 1.05, 1.4)})  # type: ignore[dict-item]
+    biased = Uncertainty(0.8, 1.0, 1.0, {(ANY,) * 4: Spread(1.1, 1.3, 1.05, 1.4)})  # type: ignore[dict-item]
     monkeypatch.setattr(intervals, "uncertainty", lambda: biased)
     total = profiled("h100-sxm").total
     assert total.latency_low_s == pytest.approx(total.latency_s)
@@ -64,39 +64,64 @@ def test_an_interval_always_holds_the_latency(monkeypatch: pytest.MonkeyPatch) -
 
 
 WIDTHS = st.lists(st.floats(0.0, 1.0), min_size=1, max_size=6)
+SHARES = st.floats(0.0, 1.0)
 
 
-@given(WIDTHS, st.floats(0.0, 1.0))
-def test_different_kernels_add_up_with_the_correlation(widths: list[float], correlation: float) -> None:
-    kernels = [
-        (kernel(name=f"k{i}", latency_s=1.0, latency_low_s=1.0 - w, latency_high_s=1.0 + w), 1.0)
+def some(widths: list[float], kind: str = "product") -> list[tuple[KernelCost, float]]:
+    """Different kernels of one class that take a second each."""
+    return [
+        (kernel(name=f"{kind}{i}", kind=kind, latency_s=1.0, latency_low_s=1.0 - w, latency_high_s=1.0 + w), 1.0)
         for i, w in enumerate(widths)
     ]
-    low, high = ends(kernels, correlation)
+
+
+@given(WIDTHS, SHARES)
+def test_kernels_of_one_class_add_up_with_its_correlation(widths: list[float], correlation: float) -> None:
+    low, high = ends(some(widths), Interval(class_correlation=correlation, correlation=0.0))
     expected = math.sqrt(correlation * sum(widths) ** 2 + (1 - correlation) * sum(w * w for w in widths))
     assert high == pytest.approx(len(widths) + expected)
     assert low == pytest.approx(max(len(widths) - expected, 0.0))
 
 
+@given(WIDTHS, WIDTHS, SHARES)
+def test_classes_add_up_with_the_other_correlation(first: list[float], second: list[float], correlation: float) -> None:
+    """Within a class as one."""
+    both = some(first) + some(second, "attention")
+    _, high = ends(both, Interval(class_correlation=1.0, correlation=correlation))
+    a, b = sum(first), sum(second)
+    expected = math.sqrt(a * a + b * b + 2 * correlation * a * b)
+    assert high == pytest.approx(len(both) + expected)
+
+
+@given(WIDTHS, WIDTHS, SHARES, SHARES)
+def test_a_sum_is_never_wider_than_its_parts_together(
+    first: list[float], second: list[float], one: float, other: float
+) -> None:
+    both = some(first) + some(second, "attention")
+    _, high = ends(both, Interval(class_correlation=max(one, other), correlation=min(one, other)))
+    assert high is not None
+    assert math.sqrt(sum(w * w for w in first + second)) - 1e-9 <= high - len(both) <= sum(first + second) + 1e-9
+
+
 def test_equal_kernels_err_alike() -> None:
     same = [(kernel(latency_s=1.0, latency_low_s=0.9, latency_high_s=1.2), 1.0)] * 10
-    assert ends(same, 0.0) == pytest.approx((9.0, 12.0))
-    assert ends([(kernel(), 1.0)], 0.5) == (None, None)
+    assert ends(same, Interval(correlation=0.0, class_correlation=0.0)) == pytest.approx((9.0, 12.0))
+    assert ends([(kernel(), 1.0)], Interval()) == (None, None)
 
 
 def test_the_most_specific_cell_counts() -> None:
     key = key_of("product", "bfloat16", 50e-6, "HBM3 bandwidth")
     assert key == ("product", "16 bits", "10 to 100 us", "memory")
     cells = {k: Spread(1.0 - i / 10, 1.0 + i / 10, 0.5, 2.0) for i, k in enumerate(list(broader(key))[1:], 1)}
-    known = Uncertainty(0.8, 1.0, cells)
+    known = Uncertainty(0.8, 1.0, 1.0, cells)
     assert known.spread("product", "bfloat16", 50e-6, "HBM3 bandwidth") == Spread(0.9, 1.1, 0.5, 2.0)
     assert known.spread("attention", "bfloat16", 1.0, "compute") == cells[(ANY,) * 4]  # type: ignore[index]
-    assert Uncertainty(0.8, 1.0, {}).spread("product", "bfloat16", 1.0, "compute") is None
+    assert Uncertainty(0.8, 1.0, 1.0, {}).spread("product", "bfloat16", 1.0, "compute") is None
 
 
 def test_the_file_that_ships_is_sane() -> None:
     known = uncertainty()
-    assert known.coverage == 0.8 and 0 < known.correlation < 1
+    assert known.coverage == 0.8 and 0 <= known.correlation <= known.class_correlation < 1
     assert (ANY,) * 4 in known.cells
     for spread in known.cells.values():
         assert spread.wide_low <= spread.low <= spread.high <= spread.wide_high

@@ -42,7 +42,6 @@ def test_rows_of_every_format_are_predicted(name: str, tmp_path: Path) -> None:
             assert 0.1 < p.value / p.row.measured < 10, "the numbers of the tests are of the right size"
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("name", ["end_to_end", "served"])
 def test_rows_of_whole_models_are_predicted(name: str, tmp_path: Path) -> None:
     for p in predicted(tmp_path, name):

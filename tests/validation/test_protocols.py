@@ -28,7 +28,7 @@ def row(source: str, **changes: object) -> Row:
         ("aic/vllm-0.26.0", {"gpu": "ARC-B60"}, "stream", "warm", "warm"),
         ("", {"low": 1e-6, "high": 2e-6}, "graph", "rotating", "warm"),
         ("neusight/test-linear", {}, "single", "warm", "warm"),
-        ("vidur/mlp_up_proj", {}, "timer", "warm", "warm"),
+        ("vidur/mlp_up_proj", {}, "timer", "cold", "warm"),
         ("deepbench/NN", {}, "stream", "warm", "warm"),
         ("nobody", {}, "graph", "warm", "warm"),
     ],

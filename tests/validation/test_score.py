@@ -17,7 +17,7 @@ from torch_regflat.validation.predict import Prediction
 from torch_regflat.validation.rows import Row
 from torch_regflat.validation.score import class_of, decade, keys, percent, quantile, score, scores
 from torch_regflat.validation.split import fit_only, is_held_out
-from torch_regflat.validation.spread import cells, correlation, render
+from torch_regflat.validation.spread import cells, correlations, render
 
 
 def row(measured_us: float, *, gpu: str = "H100-SXM", **sizes: int) -> Row:
@@ -165,15 +165,16 @@ def test_spread_of_measured_over_modelled() -> None:
 
 
 def test_correlation_is_the_share_that_a_chip_has_in_common() -> None:
-    assert correlation(fitted(between=0.0)) == pytest.approx(0.0, abs=0.05)
-    assert correlation(fitted(between=0.3)) > 0.7
+    assert correlations(fitted(between=0.0)) == pytest.approx((0.0, 0.0), abs=0.05)
+    among, within = correlations(fitted(between=0.3))
+    assert 0.7 < among <= within < 1.0
 
 
 def test_a_cell_needs_rows_and_a_file_can_be_read_back(tmp_path: object) -> None:
     found = cells(fitted(count=5))
     assert [set(c.key) for c in found] == [{"*"}]
-    text = render(found, 0.5, "9.9")
-    assert "correlation = 0.500" in text and 'class = "*"' in text
+    text = render(found, (0.25, 0.5), "9.9")
+    assert "class_correlation = 0.500" in text and 'class = "*"' in text
 
 
 def test_classes_are_named() -> None:

@@ -23,6 +23,8 @@ _NODE, _CLOCK = 7e-9, 1.7e9
 """Where `Switching` states the energy of a product: 7 nm and 1.7 GHz."""
 _PORT_BYTES = 64.0
 """Bytes a clock that one core takes from L2: two sectors (estimate, GPUs)."""
+_THREADS = 2048.0
+"""Threads a core holds, where a chip's file does not say."""
 _NO_LIMIT = 1e30
 """Bytes a second; finite, so that gradients are."""
 
@@ -85,6 +87,14 @@ class ChipTensors:
     widening_ops: Tensor
     widening_exposed: Tensor
     attention_energy: Tensor
+    threads: Tensor
+    norm_threads: Tensor
+    softmax_threads: Tensor
+    softmax_held: Tensor
+    vector_bytes: Tensor
+    block_waits: Tensor
+    reread_from: Tensor
+    reread_range: Tensor
 
 
 @dataclass(frozen=True)
@@ -170,7 +180,8 @@ def chip_tensors(chips: list[Chip], software: list[Software], conditions: Condit
         residency_share=column([s.residency_share.value for s in software]),
         widening_exposed=column([s.widening_exposed.value if s.widening_exposed else 0.0 for s in software]),
         wave_softness=column([s.wave_softness.value for s in software]),
-        **{name: column(values) for name, values in _attention(pairs).items()},
+        threads=column([chip.cores.threads.value if chip.cores.threads else _THREADS for chip in chips]),
+        **{name: column(values) for name, values in (_attention(pairs) | _rows(software)).items()},
     )
 
 
@@ -195,12 +206,12 @@ def _convolution_host(software: Software, conditions: Conditions) -> float:
 
 
 def _bandwidth_share(chip: Chip, reached: float) -> tuple[float, float]:
-    """Share of datasheet external bandwidth that products, that streams get: what is measured of the chip bounds it."""
+    """Share of datasheet external bandwidth that products and that streams get, of which copies are measured."""
     level = chip.external
     if level.sustained_bandwidth is None:
         return reached, reached
     measured = level.sustained_bytes_per_s / level.read_bytes_per_s
-    return min(reached, measured), measured
+    return reached, measured
 
 
 def _store_rate(chip: Chip, software: Software) -> float:
@@ -219,9 +230,28 @@ def _attention(pairs: list[tuple[Chip, Software]]) -> dict[str, list[float]]:
             "softmax_exposed": own.softmax_exposed.value if own else 0.0,
             "attention_feed": own.register_feed.value if own else 1.0,
             "wide_head": own.wide_head.value if own else 1.0,
-            "attention_memory": own.memory_efficiency.value if own else software.memory_efficiency.value,
+            "attention_memory": ((own and own.memory_efficiency) or software.stream_efficiency).value,
             "attention_energy": own.product_energy.value if own else 1.0,
             "widening_ops": own.widening_ops.value if own else 0.0,
+        }
+        for name, value in numbers.items():
+            found.setdefault(name, []).append(value)
+    return found
+
+
+def _rows(softwares: list[Software]) -> dict[str, list[float]]:
+    """The kernels of norms and softmaxes with each software; of one that says nothing, all rows are held."""
+    found: dict[str, list[float]] = {}
+    for software in softwares:
+        own = software.rows
+        numbers = {
+            "norm_threads": float(own.norm_threads) if own else 1.0,
+            "softmax_threads": float(own.softmax_threads) if own else 1.0,
+            "softmax_held": float(own.softmax_held) if own else 0.0,
+            "vector_bytes": float(own.vector_bytes) if own else 0.0,
+            "block_waits": own.block_waits.value if own else 0.0,
+            "reread_from": own.reread_from.value if own else 0.0,
+            "reread_range": own.reread_range.value if own else 1.0,
         }
         for name, value in numbers.items():
             found.setdefault(name, []).append(value)

@@ -91,8 +91,8 @@ def evaluate(move: Movement, kernels: KernelTensors, chip: ChipTensors, rates: R
     """Price mappings.
 
     Latency is `overhead + combine(core times, external time)`, where `overlap` says how well the parts hide each
-    other: "max" (perfectly), "sharp" (an 8-norm; a 4-norm for attention), "soft" (a 4-norm) or "sum" (not at all);
-    but never less than what the host needs to launch a kernel. Where dynamic power would pass what the board
+    other: "max" (perfectly), "sharp" (an 8-norm; a 4-norm for attention and norms), "soft" (a 4-norm) or "sum" (not at
+    all); but never less than what the host needs to launch a kernel. Where dynamic power would pass what the board
     allows for it, the core clock falls: dynamic power of the cores goes as f^3 (voltage
     follows frequency), so their times stretch by s and their energy shrinks by s^2; external memory keeps its clock.
     """
@@ -103,14 +103,18 @@ def evaluate(move: Movement, kernels: KernelTensors, chip: ChipTensors, rates: R
     vector_flops = kernels.vector_ops + kernels.special_ops
     compute = kernels.work * rates.energy + vector_flops * chip.vector_energy
     far_bits = (move.read_bytes[-1] + move.write_bytes[-1]) * 8.0
-    extra_flop = kernels.work * rates.unattributed + vector_flops * chip.unattributed_vector_flop
-    parts = _total(level_energy[:-1]) + compute
-    # What a board is known to spend on a product replaces what its parts are short of it.
+    # What a board is known to spend on a product replaces the sum of its parts, which are estimates.
     # Attention keeps one factor of its products in registers, where engines would fetch both from memory.
     kept = torch.where(kernels.attention * rates.runs_ahead > 0, chip.attention_energy, torch.ones_like(rates.board))
-    known = torch.clamp(kernels.work * rates.board * kept - parts, min=0.0)
-    known = known + vector_flops * chip.unattributed_vector_flop
-    extra_flop = torch.where(rates.board > 0.0, known, extra_flop)
+    known = kernels.work * rates.board * kept + vector_flops * chip.vector_energy
+    parts = _total(level_energy[:-1]) + compute
+    shrink = torch.clamp(known / torch.clamp(parts, min=_TINY), max=1.0)
+    shrink = torch.where(kernels.work * rates.board > 0.0, shrink, torch.ones_like(shrink))
+    level_energy[:-1] = [e * shrink for e in level_energy[:-1]]
+    compute, parts = compute * shrink, parts * shrink
+    extra_flop = torch.where(rates.board > 0.0, known - parts, kernels.work * rates.unattributed)
+    extra_flop = torch.where(kernels.work > 0.0, extra_flop, torch.zeros_like(extra_flop))
+    extra_flop = extra_flop + vector_flops * chip.unattributed_vector_flop
     extra_bit = far_bits * chip.unattributed_bit
     far_energy = level_energy[-1] + extra_bit
 
@@ -141,8 +145,8 @@ def evaluate(move: Movement, kernels: KernelTensors, chip: ChipTensors, rates: R
 
 
 def _combine(times: list[Tensor], overlap: str, kernels: KernelTensors) -> Tensor:
-    """`combine`, with the softer overlap for attention, whose blocks wait for each of its two products in turn."""
-    fused = kernels.attention > 0.0
+    """`combine`, with the softer overlap for attention, norms and softmaxes, whose blocks go on from step to step."""
+    fused = kernels.attention + kernels.sweeps > 0.0
     if overlap != "sharp" or not bool(fused.any()):
         return combine(times, overlap)
     if bool(fused.all()):

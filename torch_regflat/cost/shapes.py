@@ -63,6 +63,18 @@ class Sliding:
 
 
 @dataclass(frozen=True, slots=True)
+class Rows:
+    """Rows that are normalized one by one: how many, of how many elements and bytes, and how often each is swept over
+    where it cannot be held.
+    """
+
+    count: float
+    columns: float
+    row_bytes: float
+    sweeps: int
+
+
+@dataclass(frozen=True, slots=True)
 class KernelShape:
     """A kernel free of its instance: equal shapes cost the same, so each is priced once.
 
@@ -93,6 +105,7 @@ class KernelShape:
     problem: Problem | None = None
     """The nest as explicitly managed memories tile it; equal problems are one object."""
     sliding: Sliding | None = None
+    rows: Rows | None = None
     algorithm: str = ""
     """Another algorithm than the loop nest itself (`schedule/algorithms.py`); `work` and operands are then its own."""
     apart_bytes: float = 0.0
@@ -224,6 +237,11 @@ class KernelTensors:
     width: Tensor
     group: Tensor
     sequential: Tensor
+    rows: Tensor
+    row_columns: Tensor
+    row_bytes: Tensor
+    sweeps: Tensor
+    """Of rows that are normalized, as in `Rows`; 0 elsewhere."""
     available: Tensor
     widened: Tensor
     apart_bytes: Tensor
@@ -286,6 +304,10 @@ def pack(shapes: list[KernelShape], device: torch.device | None = None) -> Kerne
         width=column([s.width for s in shapes]),
         group=column([s.group for s in shapes]),
         sequential=column([s.sequential for s in shapes]),
+        rows=column([s.rows.count if s.rows else 0.0 for s in shapes]),
+        row_columns=column([s.rows.columns if s.rows else 0.0 for s in shapes]),
+        row_bytes=column([s.rows.row_bytes if s.rows else 0.0 for s in shapes]),
+        sweeps=column([float(s.rows.sweeps) if s.rows else 0.0 for s in shapes]),
         available=column([s.available for s in shapes]),
         widened=column([s.widened for s in shapes]),
         apart_bytes=column([s.apart_bytes for s in shapes]),

@@ -99,11 +99,13 @@ class Cores(Frozen):
     """The units that a chip repeats: streaming multiprocessors, tiles, tensor cores with their own memory.
 
     `issue` is how many instructions (of single threads) the schedulers of one start a clock, where they limit it.
+    `threads` is how many threads one holds at a time; 2048 where a file of a GPU does not say.
     """
 
     name: str
     count: Count
     issue: OpRate | None = None
+    threads: Count | None = None
 
 
 class Engine(Frozen):

@@ -58,10 +58,11 @@ class AttentionKernels(Frozen):
 
     - `rows`: queries that one block holds; `splits`: ways to divide the keys over blocks
     - `block_latency`: chain of accesses before and after a block's arithmetic, paid by a kernel and each further wave
-    - `softmax_exposed`: share of the shorter of product and softmax that the longer does not hide
+    - `softmax_exposed`: share of the shorter of product and softmax that the longer does not hide, where the engine
+      takes operands from memory
     - `register_feed`: rate of products whose operands go through registers, as a share of long matrix products'
     - `wide_head`: likewise where heads are so wide that they fill the registers
-    - `memory_efficiency`: share of datasheet external bandwidth that streaming keys and values reaches
+    - `memory_efficiency`: share of datasheet external bandwidth that keys and values reach, where not that of streams
     - `product_energy`: energy of a product as a share of long matrix products', where an engine that reads its factors
       from memory finds one in registers
     - `widening_ops`: vector operations to widen an element that is stored in fewer bits than the queries
@@ -75,7 +76,7 @@ class AttentionKernels(Frozen):
     softmax_exposed: Share
     register_feed: Efficiency
     wide_head: Efficiency
-    memory_efficiency: Efficiency
+    memory_efficiency: Efficiency | None = None
     product_energy: Efficiency
     widening_ops: Number
     narrow_feeds: tuple[Literal["registers", "memory"], ...] = ("registers", "memory")
@@ -122,6 +123,28 @@ class Switching(Frozen):
     instant_share: Share
 
 
+class RowKernels(Frozen):
+    """The kernels of norms and softmaxes: a block of threads goes over each row as often as it must.
+
+    - `norm_threads`, `softmax_threads`: threads of a block; a softmax takes fewer for shorter rows
+    - `softmax_held`: longest row of a softmax that stays in registers
+    - `vector_bytes`: what a thread loads at a time
+    - `block_waits`: latencies of external memory for which a block waits beside its loads: reductions, start and end
+    - `reread_from`, `reread_range`: rows of all blocks, read and written, as a share of the L2: from there on parts
+      of a row are fetched again, and all of it where the share is larger by the range
+    """
+
+    norm_threads: int
+    softmax_threads: int
+    softmax_held: int
+    vector_bytes: int
+    block_waits: Number
+    reread_from: Positive
+    reread_range: Positive
+    source: str
+    note: str = ""
+
+
 class WinogradKernels(Frozen):
     """What a library's Winograd convolutions lose.
 
@@ -158,6 +181,7 @@ class Software(Frozen):
     - `switching`: energy of a board; without it that is the sum of the parts in the chip's file
     - `attention`: kernels of fused attention; without it they lose nothing
     - `widening_exposed`: share of the vector operations on narrow weights that loading them does not hide
+    - `rows`: kernels of norms and softmaxes; without it they stream each row once
     - `winograd`: Winograd convolutions; without it there are none
     - `experts`: the menu for grouped products; without it the tiles of all products, not split along k
     """
@@ -174,6 +198,7 @@ class Software(Frozen):
     experts: Menu | None = None
     winograd: WinogradKernels | None = None
     widening_exposed: Share | None = None
+    rows: RowKernels | None = None
     issue_efficiency: Efficiency
     vector_issue_efficiency: Efficiency
     other_instructions: Number | None = None
@@ -218,7 +243,7 @@ class Software(Frozen):
     @model_validator(mode="after")
     def _consistent(self) -> Software:
         check_sources(self, self.sources)
-        parts = {"attention": self.attention, "experts": self.experts, "winograd": self.winograd}
+        parts = {"attention": self.attention, "experts": self.experts, "winograd": self.winograd, "rows": self.rows}
         for name, part in {"menu": self.menu, **parts}.items():
             if part is not None and part.source not in self.sources and " " not in part.source:
                 raise ValueError(f"{name}: source {part.source!r} is not a key of [sources]")

@@ -4,7 +4,7 @@ A thread block holds a tile of queries and streams keys and values past it. Quer
 one tile. Where tiles are fewer than cores, the keys are split over blocks (split-KV) and a second pass joins the parts.
 
 A score is a product of the matrix engine, then an exponential and a few vector operations, which other products hide
-in part:
+in part where the engine takes its operands from memory, else not at all:
 
     score = max(product, softmax) + softmax_exposed x min(product, softmax)
 
@@ -12,7 +12,8 @@ A block's first step has no softmax and its last no product of scores to run bes
 their own, for the rows that are not padding. Blocks of a causal triangle are unequal: a core sees the mean number of
 keys a block, and idles for half of the longest block at the end. A block new on its core waits through a chain of
 dependent accesses (addresses, queries, keys, values, result), which others on the core hide as far as several fit its
-shared memory. See Dao, FlashAttention-2, arXiv:2307.08691, and Shah et al., FlashAttention-3, arXiv:2407.08608. """
+shared memory. See Dao, FlashAttention-2, arXiv:2307.08691, and Shah et al., FlashAttention-3, arXiv:2407.08608.
+"""
 
 from __future__ import annotations
 

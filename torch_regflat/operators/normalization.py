@@ -35,13 +35,14 @@ def _write(call: Call) -> list[torch.Tensor]:
 def layer_norm(call: Call) -> Nests:
     x, columns = call.args[0], math.prod(call.arg("normalized_shape"))
     count = x.numel() // columns
-    return rows(call, count, columns, call.inputs, _write(call), vector=6 + _affine(call), row_special=1)
+    return rows(call, count, columns, call.inputs, _write(call), vector=6 + _affine(call), row_special=1, sweeps=2)
 
 
 @operator(*packets(aten, "rms_norm _fused_rms_norm"))
 def rms_norm(call: Call) -> Nests:
     x, columns = call.args[0], math.prod(call.arg("normalized_shape"))
-    return rows(call, x.numel() // columns, columns, call.inputs, _write(call), vector=3 + _affine(call), row_special=1)
+    count = x.numel() // columns
+    return rows(call, count, columns, call.inputs, _write(call), vector=3 + _affine(call), row_special=1, sweeps=2)
 
 
 @operator(*packets(aten, "group_norm native_group_norm"))
@@ -83,7 +84,8 @@ def softmax(call: Call) -> Nests:
     x = call.args[0]
     columns = x.shape[call.arg("dim")] if x.dim() else 1
     count = x.numel() // max(columns, 1)
-    return rows(call, count, columns, call.inputs, call.out, vector=4, special=1, row_special=1)
+    sweeps = 3 if x.dim() and call.arg("dim") % x.dim() == x.dim() - 1 else 0
+    return rows(call, count, columns, call.inputs, call.out, vector=4, special=1, row_special=1, sweeps=sweeps)
 
 
 @operator(*packets(aten, "_masked_softmax"))

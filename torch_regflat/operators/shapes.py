@@ -255,6 +255,7 @@ def rows(
     special: float = 0.0,
     row_special: float = 0.0,
     passes: int = 1,
+    sweeps: int = 0,
     kind: Kind = "reduction",
 ) -> LoopNest:
     """A nest over `count` rows of `columns` elements; each tensor is indexed by what its size says.
@@ -270,7 +271,11 @@ def rows(
         loop.write(tensor, *_row_axes(tensor, count, columns))
     elements = count * columns
     return loop.nest(
-        kind, vector_ops=vector * elements, special_ops=special * elements + row_special * count, passes=passes
+        kind,
+        vector_ops=vector * elements,
+        special_ops=special * elements + row_special * count,
+        passes=passes,
+        sweeps=sweeps,
     )
 
 

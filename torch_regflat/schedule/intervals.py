@@ -59,5 +59,6 @@ class Intervals:
 
 def _described(known: Uncertainty, by_rows: bool, wide: bool) -> Interval:
     if not by_rows:
-        return Interval("parameter range", 0.0, 1.0)
-    return Interval("rows of its relatives" if wide else "rows of this chip", known.coverage, known.correlation)
+        return Interval("parameter range")
+    basis = "rows of its relatives" if wide else "rows of this chip"
+    return Interval(basis, known.coverage, known.correlation, known.class_correlation)

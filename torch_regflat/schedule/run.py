@@ -13,7 +13,7 @@ from ..errors import InputError
 from ..hardware.chip import Chip
 from ..hardware.evidence import evidence_of
 from ..hardware.software import Software
-from ..result import ChipResult, Coverage, Fit, KernelCost, LevelCost, Part, Total, ends
+from ..result import ChipResult, Coverage, Fit, Interval, KernelCost, LevelCost, Part, Total, ends
 from ..workload import Operation, Workload
 from .intervals import Ends, Intervals, slots_of
 from .kernels import Kernel
@@ -104,7 +104,7 @@ class _Maker:
             chip_hash=chip.hash,
             evidence=self.evidence,
             fit=job.fit,
-            total=_total(costs, chip, self.intervals.interval.correlation),
+            total=_total(costs, chip, self.intervals.interval),
             coverage=coverage(job.workload),
             levels=_levels(costs, chip),
             kernels=costs,
@@ -263,7 +263,7 @@ def _peak(chip: Chip, dtype: str) -> float:
     return chip.peak_flops(dtype) if chip.supports(dtype) else 0.0
 
 
-def _total(costs: Sequence[KernelCost], chip: Chip, correlation: float) -> Total:
+def _total(costs: Sequence[KernelCost], chip: Chip, interval: Interval) -> Total:
     latency = math.fsum(c.latency_s for c in costs)
     memory = math.fsum(e for c in costs for e in c.memory_energy_j.values())
     compute = math.fsum(c.compute_energy_j for c in costs)
@@ -275,7 +275,7 @@ def _total(costs: Sequence[KernelCost], chip: Chip, correlation: float) -> Total
     peaks = {dtype: _peak(chip, dtype) for dtype in {c.dtype for c in costs}}
     ideal = math.fsum(c.executed_flops / peaks[c.dtype] for c in costs if c.executed_flops)
     far = math.fsum(c.traffic_bytes[chip.external.name] for c in costs)
-    low, high = ends(((c, 1.0) for c in costs), correlation)
+    low, high = ends(((c, 1.0) for c in costs), interval)
     return Total(
         latency_s=latency,
         energy_j=math.fsum((memory, compute, static, extra)),

@@ -6,7 +6,7 @@ import math
 from dataclasses import replace
 
 from ..cost.problem import Problem, problem_of
-from ..cost.shapes import KernelShape, Sliding, Stream, TiledOperand, tile_axes, tiled_operand
+from ..cost.shapes import KernelShape, Rows, Sliding, Stream, TiledOperand, tile_axes, tiled_operand
 from ..hardware.chip import dtype_bits
 from ..workload import LoopNest, Role, Workload
 from .kernels import Kernel
@@ -71,6 +71,7 @@ def _shape(
         widened=_widened(lead) if operands and lead.kind == "product" else 0.0,
         ragged=lead.ragged,
         sliding=_sliding(lead) if operands else None,
+        rows=None if operands else _rows(nests),
         available=available,
         problem=problem,
     )
@@ -81,6 +82,16 @@ def _widened(nest: LoopNest) -> float:
     bits = dtype_bits(nest.dtype)
     narrow = [o for o in nest.operands if o.access == "read" and o.role == "weight" and o.bits < 0.7 * bits]
     return math.fsum(o.footprint_bytes(nest.sizes) * 8 / o.bits for o in narrow if len(o.dims) > 1)
+
+
+def _rows(nests: list[LoopNest]) -> Rows | None:
+    """The rows of the normalization that sweeps most often over its own."""
+    found = max(nests, key=lambda nest: nest.sweeps)
+    if not found.sweeps:
+        return None
+    count, columns = found.sizes
+    read = [o for o in found.operands if o.access == "read" and len(o.dims) > 1]
+    return Rows(count, columns, max((columns * o.bits / 8 for o in read), default=0.0), found.sweeps)
 
 
 _TAPS = 3

@@ -39,10 +39,11 @@ class Spread:
 
 @dataclass(frozen=True)
 class Uncertainty:
-    """The contents of `uncertainty.toml`. `correlation` is that of the errors of different kernels on one chip."""
+    """The contents of `uncertainty.toml`, with the correlations of errors as in `result.Interval`."""
 
     coverage: float
     correlation: float
+    class_correlation: float
     cells: dict[Key, Spread]
 
     def spread(self, kind: str, dtype: str, latency_s: float, bound_by: str) -> Spread | None:
@@ -91,7 +92,7 @@ def uncertainty() -> Uncertainty:
 @functools.cache
 def _read(path: Path) -> Uncertainty:
     if not path.is_file():
-        return Uncertainty(0.8, 1.0, {})
+        return Uncertainty(0.8, 1.0, 1.0, {})
     data = tomllib.loads(path.read_text(encoding="utf-8"))
     cells = {
         (cell["class"], cell["formats"], cell["size"], cell["bound"]): Spread(
@@ -99,4 +100,4 @@ def _read(path: Path) -> Uncertainty:
         )
         for cell in data["cell"]
     }
-    return Uncertainty(data["coverage"], data["correlation"], cells)
+    return Uncertainty(data["coverage"], data["correlation"], data["class_correlation"], cells)

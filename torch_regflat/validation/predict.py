@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from ..conditions import Conditions
 from ..errors import RegflatError
@@ -48,7 +49,9 @@ class Prediction:
     mapping: str = ""
     reason: str = ""
     cell: Key | None = None
-    """Class and regime of the kernel that takes longest, for the spread of residuals."""
+    share: float = 1.0
+    """Class and regime of the kernel that takes longest, and the share of the time that kernels of its class have: for
+    the spread of residuals."""
 
     @property
     def error(self) -> float:
@@ -146,8 +149,8 @@ def _read(row: Row, work: Work | str, priced: dict[int, ChipResult | str], chip:
     pairs = [(k, part.weight) for part, found in zip(work.parts, results, strict=True)
              if not isinstance(found, str) for k in found.kernels if work.phase in (None, k.phase)]  # fmt: skip
     seconds = math.fsum(k.latency_s * weight for k, weight in pairs) / work.gpus + work.extra_s
-    correlation = next(found.interval.correlation for found in results if not isinstance(found, str))
-    low, high = (None if at is None else at / work.gpus + work.extra_s for at in ends(pairs, correlation))
+    interval = next(found.interval for found in results if not isinstance(found, str))
+    low, high = (None if at is None else at / work.gpus + work.extra_s for at in ends(pairs, interval))
     joules = math.fsum(k.energy_j * weight for k, weight in pairs)
     ideal = math.fsum(roofline_s(part.kernels, chip, work.phase) * part.weight for part in work.parts)
     return Prediction(
@@ -159,16 +162,18 @@ def _read(row: Row, work: Work | str, priced: dict[int, ChipResult | str], chip:
         roofline=_roofline(row, ideal / work.gpus + work.extra_s, chip),
         bound_by=heaviest((k.bound_by, k.latency_s) for k, _ in pairs),
         mapping=pairs[0][0].mapping if len(pairs) == 1 else "",
-        cell=_cell([k for k, _ in pairs]),
+        **_cell([k for k, _ in pairs]),
     )
 
 
-def _cell(kernels: list[KernelCost]) -> Key | None:
-    """The cell of the longest kernel, by the duration of all."""
+def _cell(kernels: list[KernelCost]) -> dict[str, Any]:
+    """The cell of the longest kernel, by the duration of all, and the share of time of its class."""
     if not kernels:
-        return None
+        return {}
     longest = max(kernels, key=lambda k: k.latency_s)
-    return key_of(longest.kind, longest.dtype, math.fsum(k.latency_s for k in kernels), longest.bound_by)
+    total = math.fsum(k.latency_s for k in kernels)
+    alike = math.fsum(k.latency_s for k in kernels if k.kind == longest.kind)
+    return {"cell": key_of(longest.kind, longest.dtype, total, longest.bound_by), "share": alike / total}
 
 
 def _quantity(row: Row, seconds: float, joules: float) -> float:

@@ -23,11 +23,15 @@ MOST_COPIES = 5
 
 @dataclass(frozen=True, slots=True)
 class Protocol:
-    """What rows whose source, kind, dtype and GPU fit the patterns did. `software`: a variant other than the chip's."""
+    """What rows whose source, kind, dtype, operator and GPU fit the patterns did.
+
+    `software`: a variant other than the chip's.
+    """
 
     source: str
     kind: str
     dtype: str
+    op: str
     gpu: str
     conditions: Conditions
     past_l2: bool
@@ -37,7 +41,8 @@ class Protocol:
     note: str
 
     def fits(self, source: str, row: Row) -> bool:
-        pairs = ((source, self.source), (row.kind, self.kind), (row.dtype, self.dtype), (row.gpu, self.gpu))
+        found = (source, row.kind, row.dtype, getattr(row, "op", ""), row.gpu)
+        pairs = zip(found, (self.source, self.kind, self.dtype, self.op, self.gpu), strict=True)
         return all(fnmatch.fnmatchcase(value, pattern) for value, pattern in pairs)
 
     def conditions_of(self, row: Row, chip: Chip) -> Conditions:
@@ -74,6 +79,7 @@ def _protocol(entry: dict[str, Any]) -> Protocol:
         source=entry["source"],
         kind=entry.get("kind", "*"),
         dtype=entry.get("dtype", "*"),
+        op=entry.get("op", "*"),
         gpu=entry.get("gpu", "*"),
         conditions=Conditions(**given),
         past_l2=past_l2,

@@ -1,6 +1,7 @@
 """From residuals to intervals: the spread of measured over modelled times, by cell, as `schedule/uncertainty.toml`.
 
-A residual is log(measured / modelled). In a cell the ends for a measured chip are its 10 % and 90 % quantiles over all
+A residual is log(measured / modelled) of one source's row (medians of several spread less), with the kernels of other
+classes than the longest taken as right. In a cell the ends for a measured chip are its 10 % and 90 % quantiles over all
 rows. Chips differ: with the spread of the medians of GPUs s (their standard deviation, GPUs weighing alike), the ends
 for a chip that was not measured lie sqrt(w^2 + (1.28 s)^2) from the median instead of w. A cell needs enough rows (and,
 where GPUs are compared, enough GPUs); one that has fewer is left to the broader cell that contains it.
@@ -19,6 +20,8 @@ from .score import quantile
 from .split import fit_only
 
 COVERAGE = 0.8
+LEAST = 0.05
+"""Least measured / modelled that is left to a class when the others are taken as right."""
 LEAST_ROWS = 40
 LEAST_GPUS = 3
 NORMAL_80 = 1.2816
@@ -42,9 +45,9 @@ def cells(predictions: Iterable[Prediction]) -> list[Cell]:
     """All cells with enough rows. Raises `InputError` for a row that nothing may be fitted to."""
     groups: dict[Key, list[tuple[str, float]]] = {}
     for p in fit_only(predictions, lambda p: p.row):
-        if p.cell is None or p.value is None or p.row.quantity != "latency":
+        if p.cell is None or p.value is None or p.row.quantity != "latency" or p.row.is_consensus:
             continue
-        residual = math.log(p.row.measured / p.value)
+        residual = math.log(max(1.0 + (p.row.measured / p.value - 1.0) / p.share, LEAST))
         for key in broader(p.cell):
             groups.setdefault(key, []).append((p.row.gpu, residual))
     found = [_cell(key, members) for key, members in sorted(groups.items())]
@@ -77,19 +80,27 @@ def _spread_of_medians(gpus: dict[str, list[float]]) -> float:
     return statistics.stdev(medians) if len(medians) >= LEAST_GPUS else 0.0
 
 
-def correlation(predictions: Iterable[Prediction]) -> float:
-    """Share of the residuals' variance that rows of one class on one GPU have in common (one-way analysis of variance).
-
-    It stands for the correlation of the errors of different kernels that run on one chip.
+def correlations(predictions: Iterable[Prediction]) -> tuple[float, float]:
+    """Of the errors of kernels of different classes, and of one class (kind, formats, size, bound), that run on one
+    GPU with one software: the shares of the residuals' variance that lie between GPUs, and between such classes.
     """
-    groups: dict[tuple[str, str], list[float]] = {}
+    gpus: dict[object, list[float]] = {}
+    classes: dict[object, list[float]] = {}
     for p in fit_only(predictions, lambda p: p.row):
         if p.cell is not None and p.value is not None and p.row.quantity == "latency":
-            groups.setdefault((p.row.gpu, p.cell[0]), []).append(math.log(p.row.measured / p.value))
-    usable = [group for group in groups.values() if len(group) >= 5]
-    within = statistics.mean(statistics.variance(group) for group in usable)
-    between = statistics.variance([statistics.mean(group) for group in usable])
-    return between / (between + within)
+            residual = math.log(p.row.measured / p.value)
+            gpus.setdefault(p.row.gpu, []).append(residual)
+            classes.setdefault((p.row.gpu, p.row.source, p.row.dtype, *p.cell), []).append(residual)
+    among, within = _between(gpus.values()), _between(classes.values())
+    return min(among, within), within
+
+
+def _between(groups: Iterable[Sequence[float]]) -> float:
+    """Share of the variance that lies between groups of five and more, by one-way analysis of variance."""
+    usable = [group for group in groups if len(group) >= 5]
+    everything = [residual for group in usable for residual in group]
+    inside = math.fsum(statistics.variance(group) * (len(group) - 1) for group in usable)
+    return max(1.0 - inside / (len(everything) - len(usable)) / statistics.pvariance(everything), 0.0)
 
 
 def inside(predictions: Sequence[Prediction], table: Iterable[Cell], wide: bool = False) -> float | None:
@@ -115,14 +126,15 @@ def left_out(predictions: Sequence[Prediction]) -> list[tuple[str, int, float | 
     return found
 
 
-def render(found: Sequence[Cell], correlated: float, model_version: str) -> str:
+def render(found: Sequence[Cell], correlated: tuple[float, float], model_version: str) -> str:
     """The text of the file."""
     lines = [
         "# Written by benchmarks/fit_intervals.py: ends of the central 80 % of measured / modelled latency.",
         "schema = 1",
         f'model_version = "{model_version}"',
         f"coverage = {COVERAGE}",
-        f"correlation = {correlated:.3f}",
+        f"correlation = {correlated[0]:.3f}",
+        f"class_correlation = {correlated[1]:.3f}",
     ]
     for cell in found:
         kind, formats, size, bound = cell.key

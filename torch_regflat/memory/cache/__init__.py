@@ -22,6 +22,7 @@ from ...quantized import DEQUANTIZE_OPS
 from .. import attention
 from .grid import ACCUMULATOR_BYTES as ACCUMULATOR_BYTES
 from .grid import Grid
+from .rows import RowSweeps
 from .traffic import engine_feed, external, factor_bytes, l2_to_core
 
 VECTOR_BYTES = 8.0
@@ -42,7 +43,7 @@ def move(kernels: KernelTensors, mapping: MappingBatch, chip: ChipTensors, rates
 
 def _move(kernels: KernelTensors, mapping: MappingBatch, chip: ChipTensors, rates: RateTensors) -> Movement:
     """Products, convolutions, and kernels that only stream."""
-    grid = Grid(kernels, mapping, chip, rates)
+    grid, rows = Grid(kernels, mapping, chip, rates), RowSweeps(kernels, chip)
     load, store = l2_to_core(kernels, mapping, grid)
     far_read, far_write, by_operand = external(kernels, mapping, grid, chip)
     macs = kernels.work / 2.0
@@ -50,7 +51,9 @@ def _move(kernels: KernelTensors, mapping: MappingBatch, chip: ChipTensors, rate
     register_read = fragments + macs * ACCUMULATOR_BYTES / rates.depth
     register_write = macs * ACCUMULATOR_BYTES / rates.depth
     vector = (kernels.vector_ops + kernels.special_ops) * (VECTOR_BYTES / 2.0)
-    streams_in, streams_out = kernels.read_near + kernels.read_far, kernels.write_near + kernels.write_far
+    again, again_far = rows.again()
+    far_read = far_read + again_far
+    streams_in, streams_out = kernels.read_near + kernels.read_far + again, kernels.write_near + kernels.write_far
     reads = (register_read + vector + streams_out, shared_read, load + streams_in, far_read)
     # A fragment is loaded once for a warp's tile and read by every instruction on it.
     loaded = shared_read * rates.feeds_registers
@@ -59,7 +62,7 @@ def _move(kernels: KernelTensors, mapping: MappingBatch, chip: ChipTensors, rate
     return Movement(
         read_bytes=reads,
         write_bytes=writes,
-        core_s=_busy_s(kernels, grid, load, store, shared_read),
+        core_s=_busy_s(grid, rows, load, store, shared_read),
         external_s=_external_s(kernels, chip, far_read + far_write - kernels.apart_bytes),
         overhead_s=chip.launch_gap
         + (chip.launch_gap + chip.prologue) * kernels.apart_kernels
@@ -73,11 +76,12 @@ def _move(kernels: KernelTensors, mapping: MappingBatch, chip: ChipTensors, rate
     )
 
 
-def _busy_s(kernels: KernelTensors, grid: Grid, load: Tensor, store: Tensor, shared_read: Tensor) -> dict[str, Tensor]:
+def _busy_s(grid: Grid, rows: RowSweeps, load: Tensor, store: Tensor, shared_read: Tensor) -> dict[str, Tensor]:
     """Seconds of each resource on chip, at its nominal clock."""
-    chip, rates = grid.chip, grid.rates
+    chip, rates, kernels = grid.chip, grid.rates, grid.kernels
     first, second = factor_bytes(kernels)
-    l2, streamed = chip.levels[2], kernels.stream_bytes
+    l2, streamed_in = chip.levels[2], kernels.read_near + kernels.read_far + rows.again()[0]
+    streamed = streamed_in + kernels.write_near + kernels.write_far
     written = grid.store_s(_result_bytes(kernels))
     compute = grid.compute_s() + written * (1.0 - rates.runs_ahead)
     return {
@@ -88,7 +92,8 @@ def _busy_s(kernels: KernelTensors, grid: Grid, load: Tensor, store: Tensor, sha
         "L2 bandwidth": (load + store + streamed) / (l2.read_bandwidth * chip.l2_efficiency),
         "L2 port": grid.port_s(load),
         "load latency": grid.chain_s(torch.maximum(first, second), _near_share(kernels))
-        + streamed * chip.levels[3].latency / (chip.stream_in_flight * chip.cores),
+        + streamed_in * chip.levels[3].latency / (chip.stream_in_flight * chip.cores) * (kernels.sweeps == 0.0)
+        + rows.wait_s(),
     }
 
 
