@@ -79,6 +79,8 @@ class ChipTensors:
     instant_share: Tensor
     residency_share: Tensor
     wave_softness: Tensor
+    walks_lines: Tensor
+    cluster: Tensor
     block_latency: Tensor
     softmax_exposed: Tensor
     attention_feed: Tensor
@@ -180,6 +182,8 @@ def chip_tensors(chips: list[Chip], software: list[Software], conditions: Condit
         residency_share=column([s.residency_share.value for s in software]),
         widening_exposed=column([s.widening_exposed.value if s.widening_exposed else 0.0 for s in software]),
         wave_softness=column([s.wave_softness.value for s in software]),
+        cluster=column([float(s.menu.cluster) for s in software]),
+        walks_lines=column([float(s.menu.order == "line") for s in software]),
         threads=column([chip.cores.threads.value if chip.cores.threads else _THREADS for chip in chips]),
         **{name: column(values) for name, values in (_attention(pairs) | _rows(software)).items()},
     )

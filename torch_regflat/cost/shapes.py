@@ -110,7 +110,7 @@ class KernelShape:
     """Another algorithm than the loop nest itself (`schedule/algorithms.py`); `work` and operands are then its own."""
     apart_bytes: float = 0.0
     """External bytes that kernels before and after this one move for it, `apart_kernels` of them."""
-    apart_kernels: int = 0
+    apart_kernels: float = 0
     rate_share: float = 1.0
     """Share of the rate of long products that the algorithm's own kernel sustains."""
 
@@ -311,7 +311,7 @@ def pack(shapes: list[KernelShape], device: torch.device | None = None) -> Kerne
         available=column([s.available for s in shapes]),
         widened=column([s.widened for s in shapes]),
         apart_bytes=column([s.apart_bytes for s in shapes]),
-        apart_kernels=column([float(s.apart_kernels) for s in shapes]),
+        apart_kernels=column([s.apart_kernels for s in shapes]),
         rate_share=column([s.rate_share for s in shapes]),
         grouped=column([float(s.grouped) for s in shapes]),
         ragged=_ragged(shapes, device),

@@ -40,7 +40,9 @@ Sizes = Annotated[tuple[int, ...], AfterValidator(_positive)]
 class Menu(Frozen):
     """The kernels a library has for matrix products; an empty list leaves that choice free.
 
-    `tiles` are the (m, n) that one block computes, `wide_tiles` those it has in addition where the matrix engine
+    `order` says how blocks walk over the tiles: those that run together form a square, which takes least from memory,
+    or lines along the shorter side of the result. `cluster` is how many blocks along m load what they have in common
+    once, where the engine reads shared memory. `tiles` are the (m, n) that one block computes, `wide_tiles` those it has in addition where the matrix engine
     takes its operands from memory, `k` the depth of one step, `split_k` the ways to divide k over blocks.
     """
 
@@ -48,6 +50,8 @@ class Menu(Frozen):
     wide_tiles: Tiles = ()
     k: Sizes = ()
     split_k: Sizes = (1,)
+    order: Literal["square", "line"] = "square"
+    cluster: int = 1
     source: str
     kind: Literal["datasheet", "measured", "paper", "fit", "estimate"]
     note: str = ""
@@ -145,6 +149,22 @@ class RowKernels(Frozen):
     note: str = ""
 
 
+class Narrowing(Frozen):
+    """How products in a narrow format (fp8, fp4) get narrow activations from wide ones.
+
+    - `kernels`: launches beside the product's own; `reads`: how often they read the activations
+    - `scales`: what has a scale of its own: the whole tensor, or each row, which a block of threads goes over twice
+    - `rate`: share of a long product's rate that the product sustains, with scales that change along k for example
+    """
+
+    kernels: Number
+    reads: Number
+    scales: Literal["tensor", "rows"]
+    rate: Efficiency
+    source: str
+    note: str = ""
+
+
 class WinogradKernels(Frozen):
     """What a library's Winograd convolutions lose.
 
@@ -182,6 +202,7 @@ class Software(Frozen):
     - `attention`: kernels of fused attention; without it they lose nothing
     - `widening_exposed`: share of the vector operations on narrow weights that loading them does not hide
     - `rows`: kernels of norms and softmaxes; without it they stream each row once
+    - `narrowing`: products of narrowed activations; without it they are narrowed on the way into the product
     - `winograd`: Winograd convolutions; without it there are none
     - `experts`: the menu for grouped products; without it the tiles of all products, not split along k
     """
@@ -196,6 +217,7 @@ class Software(Frozen):
     launches: Launches | None = None
     switching: Switching | None = None
     experts: Menu | None = None
+    narrowing: Narrowing | None = None
     winograd: WinogradKernels | None = None
     widening_exposed: Share | None = None
     rows: RowKernels | None = None
@@ -243,8 +265,8 @@ class Software(Frozen):
     @model_validator(mode="after")
     def _consistent(self) -> Software:
         check_sources(self, self.sources)
-        parts = {"attention": self.attention, "experts": self.experts, "winograd": self.winograd, "rows": self.rows}
-        for name, part in {"menu": self.menu, **parts}.items():
+        for name in ("menu", "attention", "experts", "narrowing", "winograd", "rows"):
+            part = getattr(self, name)
             if part is not None and part.source not in self.sources and " " not in part.source:
                 raise ValueError(f"{name}: source {part.source!r} is not a key of [sources]")
         return self

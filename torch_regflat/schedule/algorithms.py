@@ -15,6 +15,7 @@ from dataclasses import replace
 from ..cost.shapes import KernelShape, Sliding, TiledOperand
 from ..hardware.chip import Chip
 from ..hardware.software import Software, WinogradKernels
+from .narrowing import narrowed
 
 TAPS = 3
 FUSED, UNFUSED = 2, 4
@@ -24,7 +25,7 @@ def algorithms(shape: KernelShape, chip: Chip, software: Software) -> list[Kerne
     """The shape itself, and on a GPU those of the other algorithms that its libraries have for it."""
     own = software.winograd
     if own is None or shape.sliding is None or chip.memory_system != "cache" or not _on_vector_engine(shape, chip):
-        return [shape]
+        return [narrowed(shape, chip, software)]
     return [shape, *(_winograd(shape, shape.sliding, tile, own) for tile in (FUSED, UNFUSED))]
 
 

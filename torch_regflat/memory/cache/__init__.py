@@ -44,7 +44,7 @@ def move(kernels: KernelTensors, mapping: MappingBatch, chip: ChipTensors, rates
 def _move(kernels: KernelTensors, mapping: MappingBatch, chip: ChipTensors, rates: RateTensors) -> Movement:
     """Products, convolutions, and kernels that only stream."""
     grid, rows = Grid(kernels, mapping, chip, rates), RowSweeps(kernels, chip)
-    load, store = l2_to_core(kernels, mapping, grid)
+    sent, load, store = l2_to_core(kernels, mapping, grid)
     far_read, far_write, by_operand = external(kernels, mapping, grid, chip)
     macs = kernels.work / 2.0
     shared_read, fragments = engine_feed(kernels, grid, rates)
@@ -54,7 +54,7 @@ def _move(kernels: KernelTensors, mapping: MappingBatch, chip: ChipTensors, rate
     again, again_far = rows.again()
     far_read = far_read + again_far
     streams_in, streams_out = kernels.read_near + kernels.read_far + again, kernels.write_near + kernels.write_far
-    reads = (register_read + vector + streams_out, shared_read, load + streams_in, far_read)
+    reads = (register_read + vector + streams_out, shared_read, sent + streams_in, far_read)
     # A fragment is loaded once for a warp's tile and read by every instruction on it.
     loaded = shared_read * rates.feeds_registers
     writes = (register_write + vector + streams_in + loaded, load, store + streams_out, far_write)
@@ -62,11 +62,12 @@ def _move(kernels: KernelTensors, mapping: MappingBatch, chip: ChipTensors, rate
     return Movement(
         read_bytes=reads,
         write_bytes=writes,
-        core_s=_busy_s(grid, rows, load, store, shared_read),
+        core_s=_busy_s(grid, rows, sent + store, load, shared_read),
         external_s=_external_s(kernels, chip, far_read + far_write - kernels.apart_bytes),
         overhead_s=chip.launch_gap
         + (chip.launch_gap + chip.prologue) * kernels.apart_kernels
         + _external_s(kernels, chip, kernels.apart_bytes)
+        + rows.wait_s() * kernels.tiled
         + chip.prologue * kernels.sequential * grid.starts()
         + chip.widening_exposed * DEQUANTIZE_OPS * kernels.widened / chip.vector_rate
         # Parts of a single row or column are summed in one block.
@@ -76,7 +77,7 @@ def _move(kernels: KernelTensors, mapping: MappingBatch, chip: ChipTensors, rate
     )
 
 
-def _busy_s(grid: Grid, rows: RowSweeps, load: Tensor, store: Tensor, shared_read: Tensor) -> dict[str, Tensor]:
+def _busy_s(grid: Grid, rows: RowSweeps, through_l2: Tensor, load: Tensor, shared_read: Tensor) -> dict[str, Tensor]:
     """Seconds of each resource on chip, at its nominal clock."""
     chip, rates, kernels = grid.chip, grid.rates, grid.kernels
     first, second = factor_bytes(kernels)
@@ -89,11 +90,11 @@ def _busy_s(grid: Grid, rows: RowSweeps, load: Tensor, store: Tensor, shared_rea
         "store": written * rates.runs_ahead,
         "vector": kernels.vector_ops / chip.vector_rate + kernels.special_ops / chip.special_rate,
         "shared memory": (shared_read + load) / chip.levels[1].read_bandwidth,
-        "L2 bandwidth": (load + store + streamed) / (l2.read_bandwidth * chip.l2_efficiency),
+        "L2 bandwidth": (through_l2 + streamed) / (l2.read_bandwidth * chip.l2_efficiency),
         "L2 port": grid.port_s(load),
         "load latency": grid.chain_s(torch.maximum(first, second), _near_share(kernels))
         + streamed_in * chip.levels[3].latency / (chip.stream_in_flight * chip.cores) * (kernels.sweeps == 0.0)
-        + rows.wait_s(),
+        + rows.wait_s() * (1.0 - kernels.tiled),
     }
 
 

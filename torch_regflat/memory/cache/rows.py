@@ -23,7 +23,8 @@ _TINY = 1e-30
 class RowSweeps:
     """What reading rows again costs: bytes through L2 and from external memory, and the time blocks wait.
 
-    Zero for kernels that normalize no rows, and with software that does not describe its kernels for them.
+    Zero for kernels that normalize no rows, and with software that does not describe its kernels for them. Rows of a
+    product are those that a kernel before it narrows.
     """
 
     def __init__(self, kernels: KernelTensors, chip: ChipTensors) -> None:
@@ -60,6 +61,7 @@ class RowSweeps:
     def again(self) -> tuple[Tensor, Tensor]:
         """Bytes that sweeps after the first read: all of them, and those that have left the L2."""
         bytes_again = self.kernels.rows * self.kernels.row_bytes * torch.clamp(self.sweeps - 1.0, min=0.0)
+        bytes_again = bytes_again * (1.0 - self.kernels.tiled)
         # Rows of all blocks, and their results.
         share = 2.0 * self.at_once * self.kernels.row_bytes / self.chip.levels[2].capacity
         gone = torch.clamp((share - self.chip.reread_from) / self.chip.reread_range, min=0.0, max=1.0)

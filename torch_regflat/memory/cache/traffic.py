@@ -40,8 +40,14 @@ def engine_feed(kernels: KernelTensors, grid: Grid, rates: RateTensors) -> tuple
     return shared, fragments
 
 
-def l2_to_core(kernels: KernelTensors, mapping: MappingBatch, grid: Grid) -> tuple[Tensor, Tensor]:
-    """Bytes blocks load through L2 and store to it. A factor is loaded by every block along the axis it lacks."""
+def l2_to_core(kernels: KernelTensors, mapping: MappingBatch, grid: Grid) -> tuple[Tensor, Tensor, Tensor]:
+    """Bytes that leave L2, that arrive in blocks, and that blocks store.
+
+    A factor is loaded by every block along the axis it lacks. Where the engine reads shared memory itself, blocks of a
+    cluster (along m) load what they have in common once.
+    """
+    cluster = torch.where(grid.rates.runs_ahead > 0.0, grid.chip.cluster, torch.ones_like(grid.chip.cluster))
+    sent = torch.zeros_like(grid.blocks)
     loads = torch.zeros_like(grid.blocks)
     stores = torch.zeros_like(grid.blocks)
     partial = torch.where(mapping.split > 1.0, mapping.split, torch.zeros_like(mapping.split))
@@ -52,11 +58,13 @@ def l2_to_core(kernels: KernelTensors, mapping: MappingBatch, grid: Grid) -> tup
         )
         split = where_lacking(o.k, mapping.split)
         executed = torch.where(o.k > 0, kernels.domain_fraction, torch.ones_like(kernels.domain_fraction))
-        loads = loads + whole * repeats * split * executed * (1.0 - o.write)
+        arrives = whole * repeats * split * executed * (1.0 - o.write)
+        loads = loads + arrives
+        sent = sent + arrives * torch.where(o.m > 0, 1.0, torch.ceil(grid.blocks_m / cluster) / grid.blocks_m)
         stores = stores + whole * o.write * o.leaves
         partials = o.elements_of(kernels.sizes) * ACCUMULATOR_BYTES * partial * o.write
-        loads, stores = loads + partials, stores + partials
-    return loads, stores
+        sent, loads, stores = sent + partials, loads + partials, stores + partials
+    return sent, loads, stores
 
 
 def external(
@@ -65,9 +73,7 @@ def external(
     """External bytes read and written, and both by operand: re-reads follow from the rectangle of tiles of a wave."""
     b, m, n, _ = kernels.sizes
     budget = chip.levels[2].capacity * chip.residency_share
-    wave_m = torch.clamp(torch.ceil(torch.sqrt(chip.cores * mapping.n / mapping.m)), min=1.0)
-    wave_m = torch.minimum(torch.minimum(wave_m, grid.blocks_m), chip.cores)
-    wave_n = torch.minimum(torch.ceil(chip.cores / wave_m), grid.blocks_n)
+    wave_m, wave_n = _wave(mapping, grid, chip)
     bands_m, bands_n = torch.ceil(grid.blocks_m / wave_m), torch.ceil(grid.blocks_n / wave_n)
     rows = _side_bytes(kernels, lambda o: o.m * (1.0 - o.n))
     columns = _side_bytes(kernels, lambda o: o.n * (1.0 - o.m) + o.k * (1.0 - o.m) * (1.0 - o.n))
@@ -90,6 +96,18 @@ def external(
         read = read + by_operand[-1] * (1.0 - o.write)
         write = write + by_operand[-1] * o.write
     return read, write, tuple(by_operand)
+
+
+def _wave(mapping: MappingBatch, grid: Grid, chip: ChipTensors) -> tuple[Tensor, Tensor]:
+    """Tiles of a wave along m and n: about a square of the result, or lines of tiles along its shorter side."""
+    square = torch.clamp(torch.ceil(torch.sqrt(chip.cores * mapping.n / mapping.m)), min=1.0)
+    square = torch.minimum(torch.minimum(square, grid.blocks_m), chip.cores)
+    line = torch.minimum(grid.blocks_m, chip.cores)
+    across = torch.clamp(chip.cores / torch.minimum(grid.blocks_n, chip.cores), min=1.0)
+    line = torch.where(grid.blocks_m <= grid.blocks_n, line, torch.minimum(across, grid.blocks_m))
+    wave_m = torch.where(chip.walks_lines > 0.0, line, square)
+    rest = torch.where(chip.walks_lines > 0.0, torch.clamp(chip.cores / wave_m, min=1.0), torch.ceil(chip.cores / wave_m))
+    return wave_m, torch.minimum(rest, grid.blocks_n)
 
 
 def _side_bytes(kernels: KernelTensors, belongs: Callable[[OperandTensors], Tensor]) -> Tensor:
