@@ -1,4 +1,4 @@
-"""Write docs/accuracy.md, with its figure, from CSV files of measured rows.
+"""Write docs/accuracy.md, with its figure, and the figures that the README quotes, from CSV files of measured rows.
 
     python benchmarks/accuracy.py measured/*.csv
 
@@ -28,7 +28,9 @@ from torch_regflat.validation.split import HELD_OUT_SHARE, TEST_GPUS
 from torch_regflat.validation.spread import left_out
 
 ROOT = Path(__file__).parent.parent
-PAGE, FIGURE = ROOT / "docs" / "accuracy.md", ROOT / "docs" / "accuracy.png"
+PAGE, FIGURE, README = ROOT / "docs" / "accuracy.md", ROOT / "docs" / "accuracy.png", ROOT / "README.md"
+BEGIN, END = "<!-- accuracy: begin -->", "<!-- accuracy: end -->"
+"""Between these the README quotes the figures."""
 FRAGMENTS = Path(__file__).parent / "accuracy"
 ODD_TRAINING = (
     ("A100-PCIE-80GB", "gpt2_large", 1), ("A100-PCIE-80GB", "opt_13", 2), ("MI210", "gpt3_xl", 1),
@@ -46,6 +48,7 @@ def main(argv: Sequence[str]) -> None:
     found = validate(options.files).predictions
     held_out = [p for p in found if p.row.held_out]
     PAGE.write_text(page(found, held_out), encoding="utf-8")
+    README.write_text(quoted(README.read_text(encoding="utf-8"), held_out), encoding="utf-8")
     if not options.no_figure:
         accuracy_plot.draw([p for p in held_out if p.value is not None and p.row.quantity == "latency"], FIGURE)
     print(f"{PAGE} from {len(found)} rows, {len(held_out)} of them held out")
@@ -104,6 +107,19 @@ def page(found: Sequence[Prediction], held_out: Sequence[Prediction]) -> str:
         _protocols(),
     ]
     return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def quoted(readme: str, held_out: Sequence[Prediction]) -> str:
+    """The README with the figures between its two marks."""
+    rows = []
+    for line in headline(held_out):
+        for found, which in ((line.known, ""), (line.unseen, " (GPU never fitted)")):
+            if found is not None and found.rows >= LEAST_ROWS:
+                rows.append((line.title + which, found.rows, percent(found.mape), percent(found.roofline_mape)))
+    before, _, rest = readme.partition(BEGIN)
+    _, _, after = rest.partition(END)
+    table = _table(rows, ("held-out rows", "rows", "error %", "roofline %"))
+    return f"{before}{BEGIN}\n\n{table}\n\n{END}{after}"
 
 
 def _headlines(held_out: Sequence[Prediction]) -> str:

@@ -342,6 +342,8 @@ def _check_validation(files: tuple[str, ...], options: dict[str, Any]) -> None:
         raise InputError("nothing to validate; give CSV files of measured rows, or --from-package")
     if options["sample"] is not None and not options["from_package"]:
         raise InputError("--sample is for --from-package; CSV files are taken whole")
+    if options["predictions"] == "-":
+        raise InputError("--predictions writes a file beside the tables; give it a name")
     if options["worst"] < 0 or options["min_us"] < 0:
         raise InputError("--worst and --min-us must be 0 or more")
 

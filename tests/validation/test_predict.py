@@ -135,3 +135,13 @@ def test_a_power_row_without_a_kernel_is_no_prediction(tmp_path: Path) -> None:
 def test_row_errors_say_where() -> None:
     with pytest.raises(RowError, match="made up:2: column m"):
         row("gemm", dtype="bf16", m="0", n="1", k="1", batch="1")
+
+
+def test_a_model_without_a_term_says_something_else(tmp_path: Path) -> None:
+    """As scripts that take a term out see it."""
+    rows = read(files.write(tmp_path, "gemm")).rows
+    none = {"prologue": {"value": 0.0, "low": None}}
+    plain = [p.value or 0.0 for p in predict(rows)]
+    without = [p.value or 0.0 for p in predict(rows, change=lambda chip, made: (chip, made.replace(none)))]
+    assert all(0.0 < b <= a for a, b in zip(plain, without, strict=True))
+    assert without[0] < plain[0]

@@ -42,8 +42,9 @@ class Menu(Frozen):
 
     `order` says how blocks walk over the tiles: those that run together form a square, which takes least from memory,
     or lines along the shorter side of the result. `cluster` is how many blocks along m load what they have in common
-    once, where the engine reads shared memory. `tiles` are the (m, n) that one block computes, `wide_tiles` those it has in addition where the matrix engine
-    takes its operands from memory, `k` the depth of one step, `split_k` the ways to divide k over blocks.
+    once, where the engine reads shared memory. `tiles` are the (m, n) that one block computes, `wide_tiles` those it
+    has in addition where the matrix engine takes its operands from memory, `k` the depth of one step, `split_k` the
+    ways to divide k over blocks.
     """
 
     tiles: Tiles = ()
@@ -248,7 +249,10 @@ class Software(Frozen):
             raise ChipError(explain(error, data, cls, where)) from None
 
     def replace(self, changes: dict[str, Any], where: str = "software with changes") -> Software:
-        """New, validated software with some fields changed, named by dotted paths (`attention.wide_head`)."""
+        """New, validated software with some fields changed, named by dotted paths (`attention.wide_head`).
+
+        None removes an optional field.
+        """
         data = self.model_dump(by_alias=True, exclude_none=True, exclude_unset=True)
         for path, value in changes.items():
             *steps, last = path.split(".")
@@ -259,7 +263,8 @@ class Software(Frozen):
                     hint = near(step, place) or ";"
                     raise ChipError(f"{where}: {at} has no table {step!r}{hint} it has {', '.join(place)}")
                 place = place[step]
-            place[last] = {**place[last], **value} if isinstance(place.get(last), dict) else value
+            merged = isinstance(place.get(last), dict) and isinstance(value, dict)
+            place[last] = {**place[last], **value} if merged else value
         return Software.from_dict(data, where, replacing=True)
 
     @model_validator(mode="after")

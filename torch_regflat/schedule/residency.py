@@ -113,7 +113,7 @@ def _repeat(
 
 def _hits(distance: float, budget: float) -> float:
     """Share of accesses that hit when so many bytes were touched since the last one."""
-    return min(max(0.5 + (1.0 - distance / budget) / EDGE, 0.0), 1.0)
+    return min(max(0.5 + (1.0 - distance / budget) / EDGE, 0.0), 1.0) if budget > 0.0 else 0.0
 
 
 def _from_outside(tensor: int, workload: Workload) -> bool:

@@ -8,6 +8,9 @@ from collections.abc import Mapping
 
 from ..errors import InputError, near
 
+MOST = 1e15
+"""No time in microseconds, no rate and no power is as large."""
+
 
 class RowError(InputError):
     """A line that is no row of its format."""
@@ -55,7 +58,7 @@ class Cells:
             number = float(value)
         except ValueError:
             number = math.nan
-        if not (number > 0 and math.isfinite(number)):
+        if not 0 < number < MOST:
             raise RowError(f"{self.place}: column {column} is {value!r}; it must be a positive number")
         return number
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeAlias
@@ -42,14 +43,30 @@ def _median(cells: Cells) -> dict[str, Any]:
     return {"measured": middle, "low": low, "high": high}
 
 
+MOST_ELEMENTS = 2**50
+"""More than any memory holds."""
+
+
+def _check_sizes(cells: Cells, *tensors: tuple[int, ...]) -> None:
+    for shape in tensors:
+        if math.prod(shape) > MOST_ELEMENTS:
+            raise RowError(f"{cells.place}: a tensor of {' x '.join(map(str, shape))} is larger than any memory")
+
+
 def _gemm(cells: Cells) -> dict[str, Any]:
     sizes = {name: cells.whole(name) for name in ("m", "n", "k", "batch")}
+    m, n, k, batch = sizes.values()
+    _check_sizes(cells, (batch, m, k), (batch, k, n), (batch, m, n))
     return {"dtype": _dtype(cells, PRODUCT_DTYPES), **sizes}
 
 
 def _attention(cells: Cells) -> dict[str, Any]:
     names = ("batch", "q_len", "kv_len", "heads", "kv_heads", "head_dim")
     sizes = {name: cells.whole(name) for name in names}
+    batch, q_len, kv_len, heads, _, size = sizes.values()
+    _check_sizes(cells, (batch, q_len, heads, size), (batch, kv_len, heads, size))
+    if q_len > kv_len:
+        raise RowError(f"{cells.place}: q_len = {q_len} is more than kv_len = {kv_len}, which has the new tokens too")
     if sizes["heads"] % sizes["kv_heads"]:
         raise RowError(f"{cells.place}: heads = {sizes['heads']} is no multiple of kv_heads = {sizes['kv_heads']}")
     return {"dtype": _dtype(cells, ATTENTION_DTYPES), "phase": cells.text("phase", PHASES), **sizes}
@@ -60,6 +77,11 @@ def _moe(cells: Cells) -> dict[str, Any]:
     sizes = {name: cells.whole(name) for name in names}
     if sizes["topk"] > sizes["num_experts"]:
         raise RowError(f"{cells.place}: topk = {sizes['topk']} is more than num_experts = {sizes['num_experts']}")
+    for name, most in (("ep", "num_experts"), ("tp", "inter")):
+        if sizes[name] > sizes[most]:
+            raise RowError(f"{cells.place}: {name} = {sizes[name]} ranks share {most} = {sizes[most]}")
+    tokens, hidden, inter, topk, experts = list(sizes.values())[:5]
+    _check_sizes(cells, (tokens, topk, hidden), (tokens, topk, inter), (experts, hidden, inter))
     spread = cells.text("distribution", default="balanced")
     power_law(spread, cells.place)
     return {"dtype": _dtype(cells, PRODUCT_DTYPES), "distribution": spread, **sizes}
@@ -70,20 +92,25 @@ def power_law(distribution: str, place: str = "") -> float:
     if distribution == "balanced":
         return 0.0
     try:
-        return float(distribution.removeprefix("power_law_"))
+        exponent = float(distribution.removeprefix("power_law_"))
     except ValueError:
+        exponent = math.nan
+    if not 0 < exponent < 100:
         raise RowError(
-            f"{place}: column distribution is {distribution!r}; write balanced, or power_law_ and an exponent"
-        ) from None
+            f"{place}: column distribution is {distribution!r}; write balanced, or power_law_ and an exponent above 0"
+        )
+    return exponent
 
 
 def _streaming(cells: Cells) -> dict[str, Any]:
     op = cells.text("op", (*UNARY, *BINARY, *NORMS))
+    _check_sizes(cells, (cells.whole("rows"), cells.whole("cols")))
     return {"dtype": _dtype(cells, FLOATS), "op": op, "rows": cells.whole("rows"), "cols": cells.whole("cols")}
 
 
 def _convolution(cells: Cells) -> dict[str, Any]:
     sizes = {name: cells.whole(name) for name in ("n", "c", "h", "w", "k", "r", "s", "stride")}
+    _check_sizes(cells, tuple(sizes[name] for name in "nchw"), tuple(sizes[name] for name in "nkhw"))
     pad_h = cells.whole("pad_h", 0)
     pad_w = cells.whole("pad_w", 0, default=pad_h)
     if sizes["h"] + 2 * pad_h < sizes["r"] or sizes["w"] + 2 * pad_w < sizes["s"]:

@@ -42,17 +42,18 @@ SWITCH = {
     "num_layers": 24, "num_decoder_layers": 24, "d_model": 1024, "num_heads": 32, "d_kv": 128, "d_ff": 16384,
     "vocab_size": 32128, "num_experts": 4, "num_sparse_encoder_layers": 12, "num_sparse_decoder_layers": 12,
 }  # fmt: skip
-LANGUAGE_MODELS = {
+LONG = {"max_position_embeddings": 131072}
+LANGUAGE_MODELS: dict[str, tuple[str, dict[str, Any]]] = {
     "Llama-2-7B": ("llama-3-8b", {
         "num_hidden_layers": 32, "hidden_size": 4096, "num_attention_heads": 32, "num_key_value_heads": 32,
         "intermediate_size": 11008, "vocab_size": 32000,
     }),
     "Llama-2-70B": ("llama-3-70b", {"intermediate_size": 28672, "vocab_size": 32000}),
-    "Llama-3.1-8B": ("llama-3-8b", {}),
-    "Llama-3.1-70B": ("llama-3-70b", {}),
+    "Llama-3.1-8B": ("llama-3-8b", LONG),
+    "Llama-3.1-70B": ("llama-3-70b", LONG),
     "Mixtral-8x7B": ("mixtral-8x7b", {}),
-    "Llama-3.1-8B-Instruct": ("llama-3-8b", {}),
-    "Llama-3.1-8B-Instruct-FP8": ("llama-3-8b", {}),
+    "Llama-3.1-8B-Instruct": ("llama-3-8b", LONG),
+    "Llama-3.1-8B-Instruct-FP8": ("llama-3-8b", LONG),
     "Qwen3-32B": ("qwen3-32b", {}),
     "DeepSeek-R1": ("deepseek-v3", {}),
     "DeepSeek-V3": ("deepseek-v3", {}),
@@ -121,13 +122,13 @@ _DIVIDED = (
 
 
 def _divide(config: Any, shards: int) -> None:
-    """Tensor parallelism: make the configuration that of one of so many GPUs."""
+    """Tensor parallelism: make the configuration that of one of so many GPUs; widths are padded to multiples of 8."""
     if shards > 1 and getattr(config, "head_dim", None) is None:
         config.head_dim = config.hidden_size // config.num_attention_heads
     for name in _DIVIDED:
         value = getattr(config, name, None)
         if isinstance(value, int):
-            setattr(config, name, max(1, value // shards))
+            setattr(config, name, max(1, value // shards) if "heads" in name else -(-value // shards // 8) * 8)
 
 
 def _opt_attention(

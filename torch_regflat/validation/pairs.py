@@ -63,6 +63,8 @@ def pairs(predictions: Iterable[Prediction]) -> list[Pair]:
             continue
         factors = factors_of(p.row)
         for name, value in factors.items():
+            if name == "metric":
+                continue
             others = tuple(item for item in factors.items() if item[0] != name)
             key = (name, p.row.gpu, p.row.source, p.row.kind, p.row.is_consensus, *others)
             groups.setdefault(key, []).append((value, p))
@@ -70,7 +72,7 @@ def pairs(predictions: Iterable[Prediction]) -> list[Pair]:
 
 
 def factors_of(row: Row) -> dict[str, object]:
-    """What one may vary: the sizes and words of the shape, the number format, and the file's further words."""
+    """The sizes and words of the shape, the number format, and the file's further words; a metric never varies."""
     extra = {"distribution": row.cells["distribution"]} if "distribution" in row.cells else {}
     metric = {"metric": row.cells["metric"]} if "metric" in row.cells else {}
     return {"dtype": row.dtype, **{f"{i}": value for i, value in enumerate(row.shape)}, **extra, **metric}

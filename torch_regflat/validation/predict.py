@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from ..conditions import Conditions
@@ -34,9 +34,9 @@ MODEL_CHUNK = 16
 class Prediction:
     """A row and what the model says of it, in the row's quantity (seconds, tokens a second, watts).
 
-    `value` is None where nothing could be predicted, and `reason` says why. `low` and `high` are the ends of the
-    stated interval. `roofline` is the plain datasheet roofline: the larger of FLOPs over dense peak and compulsory
-    bytes over bandwidth, of each operation.
+    `value` is None where nothing could be predicted, and `reason` says why. `low` and `high` are the ends of the stated
+    interval, None for power. `roofline` is the plain datasheet roofline: the larger of FLOPs over dense peak and
+    compulsory bytes over bandwidth, of each kernel.
     """
 
     row: Row
@@ -72,7 +72,13 @@ class _Setting:
         return hash((self.chip.name, self.software.name, self.conditions, self.mode))
 
 
-def predict(rows: Iterable[Row], progress: Callable[[int], None] | None = None) -> list[Prediction]:
+Change = Callable[[Chip, Software], tuple[Chip, Software]]
+"""A chip and its software to others, for rows to be priced on."""
+
+
+def predict(
+    rows: Iterable[Row], progress: Callable[[int], None] | None = None, change: Change | None = None
+) -> list[Prediction]:
     """A prediction for every row, in their order; `progress` is told how many more are done."""
     listed = list(rows)
     done: dict[int, Prediction] = {}
@@ -87,6 +93,9 @@ def predict(rows: Iterable[Row], progress: Callable[[int], None] | None = None) 
     if progress is not None:
         progress(len(done))
     for setting, members in groups.items():
+        if change is not None:
+            chip, software = change(setting.chip, setting.software)
+            setting = replace(setting, chip=chip, software=software)
         size = CHUNK if not isinstance(listed[members[0]], WholeModel) else MODEL_CHUNK
         for start in range(0, len(members), size):
             some = members[start : start + size]
@@ -114,7 +123,7 @@ def _group(rows: list[Row], setting: _Setting) -> list[Prediction]:
     works = [_work(row, setting) for row in rows]
     parts = {id(part): part for work in works if isinstance(work, Work) for part in work.parts}
     priced = dict(zip(parts, _price(list(parts.values()), setting), strict=True))
-    return [_read(row, work, priced, setting.chip) for row, work in zip(rows, works, strict=True)]
+    return [_read(row, work, priced, setting) for row, work in zip(rows, works, strict=True)]
 
 
 def _work(row: Row, setting: _Setting) -> Work | str:
@@ -139,7 +148,8 @@ def _price(parts: Sequence[Part], setting: _Setting) -> list[ChipResult | str]:
     return [found for part in parts for found in _price([part], setting)]
 
 
-def _read(row: Row, work: Work | str, priced: dict[int, ChipResult | str], chip: Chip) -> Prediction:
+def _read(row: Row, work: Work | str, priced: dict[int, ChipResult | str], setting: _Setting) -> Prediction:
+    chip = setting.chip
     if isinstance(work, str):
         return Prediction(row, chip=chip.name, reason=work)
     results = [priced[id(part)] for part in work.parts]
@@ -148,18 +158,17 @@ def _read(row: Row, work: Work | str, priced: dict[int, ChipResult | str], chip:
         return Prediction(row, chip=chip.name, reason=failed[0])
     pairs = [(k, part.weight) for part, found in zip(work.parts, results, strict=True)
              if not isinstance(found, str) for k in found.kernels if work.phase in (None, k.phase)]  # fmt: skip
-    seconds = math.fsum(k.latency_s * weight for k, weight in pairs) / work.gpus + work.extra_s
+    seconds = work.seconds(math.fsum(k.latency_s * weight for k, weight in pairs))
+    ideal = work.seconds(math.fsum(roofline_s(p.kernels, chip, work.phase) * p.weight for p in work.parts))
     interval = next(found.interval for found in results if not isinstance(found, str))
-    low, high = (None if at is None else at / work.gpus + work.extra_s for at in ends(pairs, interval))
-    joules = math.fsum(k.energy_j * weight for k, weight in pairs)
-    ideal = math.fsum(roofline_s(part.kernels, chip, work.phase) * part.weight for part in work.parts)
+    low, high = (None if at is None else work.seconds(at) for at in ends(pairs, interval))
     return Prediction(
         row,
         chip=chip.name,
-        value=_quantity(row, seconds, joules),
+        value=_quantity(row, seconds, math.fsum(k.energy_j * weight for k, weight in pairs)),
         low=_end(row, high if row.quantity == "rate" else low),
         high=_end(row, low if row.quantity == "rate" else high),
-        roofline=_roofline(row, ideal / work.gpus + work.extra_s, chip),
+        roofline=_roofline(row, ideal, chip),
         bound_by=heaviest((k.bound_by, k.latency_s) for k, _ in pairs),
         mapping=pairs[0][0].mapping if len(pairs) == 1 else "",
         **_cell([k for k, _ in pairs]),

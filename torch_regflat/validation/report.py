@@ -128,7 +128,7 @@ def _worst(found: Validation) -> str:
         Column("measured", tuple(amount(p.row, p.row.measured) for p in ranked)),
         Column("model", tuple(amount(p.row, p.value) for p in ranked)),
         Column("error\n%", tuple(percent(p.error, signed=True) for p in ranked)),
-        Column("bound by", tuple(p.bound_by or p.reason for p in ranked), align="left"),
+        Column("bound by", tuple(p.bound_by or "not predicted" for p in ranked), align="left"),
         Column("mapping", tuple(p.mapping for p in ranked), align="left"),
     ]
     return grid(columns)

@@ -10,6 +10,7 @@ power_law_logits_v3). Here the draws are replaced by the mean over seeded ones, 
 from __future__ import annotations
 
 import functools
+import math
 
 import torch
 
@@ -31,11 +32,13 @@ def rows_per_expert(tokens: int, experts: int, topk: int, ranks: int, alpha: flo
 def _balanced(tokens: int, experts: int, topk: int) -> torch.Tensor:
     """Rows of every expert, exactly."""
     stride = -(-experts // topk)
-    token = torch.arange(tokens, dtype=torch.float64).unsqueeze(1)
+    # As many tokens as there are experts give each the same, whatever their number.
+    rounds, rest = divmod(tokens, experts) if tokens >= stride else (0, tokens)
+    token = torch.arange(rest, dtype=torch.float64).unsqueeze(1)
     if tokens < stride:
         token = token * stride / tokens
     picked = (token + torch.arange(topk, dtype=torch.float64) * stride).remainder(experts)
-    return torch.bincount(picked.to(torch.int64).flatten(), minlength=experts)
+    return torch.bincount(picked.to(torch.int64).flatten(), minlength=experts) + rounds * topk
 
 
 def _busiest(tokens: int, experts: int, topk: int, ranks: int, alpha: float) -> torch.Tensor:
@@ -43,14 +46,22 @@ def _busiest(tokens: int, experts: int, topk: int, ranks: int, alpha: float) -> 
     generator = torch.Generator().manual_seed(_SEED)
     uniform = torch.rand(DRAWS, experts, generator=generator, dtype=torch.float64)
     low, high = (1.0, tokens * 0.8) if tokens * topk > experts else (0.01, 2.0)
-    exponent = 1.0 - alpha
-    drawn = ((high**exponent - low**exponent) * uniform + low**exponent) ** (1.0 / exponent)
+    drawn = _power_law(uniform, alpha, low, high)
     loads = (drawn / drawn.sum(1, keepdim=True) * tokens * topk).round().clamp(max=float(tokens))
     by_rank = loads.reshape(DRAWS, ranks if experts % ranks == 0 else 1, -1)
     by_rank = _balanced_to(by_rank, tokens * topk)
     busiest = by_rank.sum(2).argmax(1)
     chosen = by_rank[torch.arange(DRAWS), busiest]
     return chosen.sort(1, descending=True).values.mean(0)
+
+
+def _power_law(uniform: torch.Tensor, alpha: float, low: float, high: float) -> torch.Tensor:
+    """Draws between low and high with a density of x^-alpha, from draws between 0 and 1."""
+    exponent = 1.0 - alpha
+    if abs(exponent) < 1e-6:
+        return low * torch.exp(math.log(high / low) * uniform)
+    scaled: torch.Tensor = (high**exponent - low**exponent) * uniform + low**exponent
+    return scaled.pow(1.0 / exponent)
 
 
 def _balanced_to(by_rank: torch.Tensor, total: int) -> torch.Tensor:

@@ -63,6 +63,10 @@ class Work:
     gpus: int = 1
     extra_s: float = 0.0
 
+    def seconds(self, kernels_s: float) -> float:
+        """The time measured, from that of the kernels that count."""
+        return kernels_s / self.gpus + self.extra_s
+
 
 def work_of(row: Row, chip: Chip, mode: Mode) -> Work:
     """What a row runs on this chip. Where it cannot multiply in a narrow format, libraries widen the weights."""

@@ -106,7 +106,8 @@ def _wave(mapping: MappingBatch, grid: Grid, chip: ChipTensors) -> tuple[Tensor,
     across = torch.clamp(chip.cores / torch.minimum(grid.blocks_n, chip.cores), min=1.0)
     line = torch.where(grid.blocks_m <= grid.blocks_n, line, torch.minimum(across, grid.blocks_m))
     wave_m = torch.where(chip.walks_lines > 0.0, line, square)
-    rest = torch.where(chip.walks_lines > 0.0, torch.clamp(chip.cores / wave_m, min=1.0), torch.ceil(chip.cores / wave_m))
+    lines = chip.cores / wave_m
+    rest = torch.where(chip.walks_lines > 0.0, torch.clamp(lines, min=1.0), torch.ceil(lines))
     return wave_m, torch.minimum(rest, grid.blocks_n)
 
 
