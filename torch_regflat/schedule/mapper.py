@@ -128,7 +128,8 @@ class Mapper:
             before = task.by_order.value.clone()
             for tried, tiles, _ in task.starts():
                 task.look(spaces.around(task.problems, self.stages, tiles, tried, cores, self.buffers))
-            for tried, tiles, chip in task.starts():
+            # Where the outermost tile is what cores hold together, no memory bounds it by itself.
+            for tried, tiles, chip in task.starts() if self.stages.stored[0] == 0 else ():
                 lists = spaces.sizes_between(task.problems, tiles, 0, self.stages)
                 free = task.room(0)[chip]
                 task.look_at(spaces.frontier(task.problems, self.stages, lists, tiles, free, self.buffers), tried)

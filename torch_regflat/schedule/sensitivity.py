@@ -88,6 +88,7 @@ class Sensitivity:
         conditions: Conditions = SCHEDULED,
     ) -> None:
         self.chip, self.software, self.kernels, self.conditions = chip, software, list(kernels), conditions
+        self.workload = workload
         self.places: list[Residency] = places_of(self.kernels, workload, chip, software, conditions)
         shapes = [shape_of(k, p, workload) for k, p in zip(self.kernels, self.places, strict=True)]
         self.distinct: list[KernelShape] = list(dict.fromkeys(shapes))
@@ -202,7 +203,44 @@ class Sensitivity:
                     layers={name: float(grad[i]) for name, grad in layers.items()},
                 )
             )
-        return sorted(found, key=lambda e: (-abs(e.latency), -abs(e.energy), e.parameter))
+        return sorted([*found, self._cores()], key=lambda e: (-abs(e.latency), -abs(e.energy), e.parameter))
+
+    def _cores(self) -> Elasticity:
+        """The number of cores is whole: from a tenth fewer to a tenth more (at least one), each searched anew.
+
+        Everything that each core has of its own goes with it; external memory and power stay.
+        """
+        count = int(self.chip.cores.count.value)
+        step = max(1, round(count * STEP))
+        few, many = max(count - step, 1), count + step
+        latencies, energies, layers = [], [], []
+        for cores in (few, many):
+            chip = self.chip.replace(**{"cores.count": f"{cores} 1"})
+            other = Sensitivity(self.workload, self.kernels, chip, self.software, self.conditions)
+            latency, energy, shares = other.totals(torch.ones(len(other.parameters), dtype=torch.float64))
+            latencies.append(float(latency))
+            energies.append(float(energy))
+            layers.append(other.by_layer([float(share) for share in shares]))
+        grown = math.log(many / few)
+        slope = (latencies[1] - latencies[0]) / grown / math.sqrt(latencies[0] * latencies[1])
+        by_layer = {
+            name: (layers[1][name] - layers[0][name]) / grown / math.sqrt(latencies[0] * latencies[1])
+            for name in layers[0]
+        }
+        return Elasticity(
+            parameter=f"number of {self.chip.cores.name}s",
+            kind="count",
+            latency=slope,
+            energy=math.log(energies[1] / energies[0]) / grown,
+            layers=by_layer,
+        )
+
+    def by_layer(self, values: Sequence[float]) -> dict[str, float]:
+        """One value a kernel, summed by layer."""
+        parts: dict[str, list[float]] = {}
+        for kernel, value in zip(self.kernels, values, strict=True):
+            parts.setdefault(layer_of(collapse(kernel.path)), []).append(value)
+        return {name: math.fsum(some) for name, some in parts.items()}
 
     def _remapped(self, index: int, base: float) -> tuple[float, float]:
         """Latency elasticities between the chip as it is and with the parameter changed, each searched anew."""
