@@ -191,9 +191,10 @@ def test_what_does_not_fit_is_said_with_level_operand_and_bytes() -> None:
 @pytest.mark.parametrize("name", ["regflat-physical", "tpu-v4"])
 def test_the_size_of_chunks_changes_no_bit(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     chip = load(name)
-    shapes = [shape_of_nest(n) for n in (matrix_product(1, 640, 512, 999), convolution(64, 32, 14, 1))]
+    shapes = [shape_of_nest(n) for n in (matrix_product(1, 64, 51, 99), convolution(6, 4, 8, 1))]
+    monkeypatch.setattr(spaces, "FEW", 2**16)
     first = managed.choose(shapes, chip, for_chip(chip))
-    monkeypatch.setattr(mapper, "CHUNK", 1000)
+    monkeypatch.setattr(mapper, "CHUNK", 3000)
     assert managed.choose(shapes, chip, for_chip(chip)) == first
 
 

@@ -87,5 +87,5 @@ def systolic(kernels: KernelTensors, chip: ChipTensors, rates: RateTensors, part
         columns=rates.array_columns,
         arrays=torch.clamp(rates.arrays, min=1.0),
         ideal_s=kernels.work / rates.rate,
-        cycle_s=1.0 / chip.clock,
+        cycle_s=2.0 * rates.array_rows * rates.array_columns * rates.arrays * chip.cores / rates.rate,
     )

@@ -25,7 +25,7 @@ from ..memory.tiling import Product, extents_of
 from ..memory.traffic import Nesting
 
 FEW = 2**21
-"""Candidates of one kernel that a product space should not pass: as many as it is cheap to look at."""
+"""Candidates of all kernels that a product space should not pass: as many as it is cheap to look at."""
 FEW_DIAGONAL = 2**10
 """The same where the tiles of a triangle are visited one by one."""
 MOST = 2**18
@@ -50,7 +50,7 @@ def coarse(
 
     `trips` is the most tiles along each side of a causal triangle.
     """
-    few = FEW if problems.structure.diagonal is None else FEW_DIAGONAL
+    few = FEW // len(problems.sizes[0]) if problems.structure.diagonal is None else FEW_DIAGONAL
     for bits in (None, 3, 2, 1, 0):
         space = _space(problems, stages, cores, buffers, bits, trips)
         if space.count * len(space.nestings) <= few:
