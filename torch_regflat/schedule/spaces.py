@@ -84,12 +84,29 @@ def around(
     cores: int,
     buffers: float = DOUBLE_BUFFER,
 ) -> Product:
-    """The neighbourhood of tiles `[kernel, stage, dimension]` at all stages at once: sizes next to each."""
+    """The neighbourhood of tiles `[kernel, stage, dimension]` at all stages at once: sizes next to each, as many as
+    keep the candidates within bounds."""
+    for count, most_cores in ((3, cores), (3, 1), (2, 1), (1, 1)):
+        space = _around(problems, stages, tiles, tried, buffers, count, most_cores)
+        if space.count * len(tried) * len(tiles) <= FEW // 4:
+            break
+    return space
+
+
+def _around(
+    problems: ProblemTensors,
+    stages: Stages,
+    tiles: Tensor,
+    tried: tuple[Nesting, ...],
+    buffers: float,
+    count: int,
+    cores: int,
+) -> Product:
     choices = []
     for d, size in enumerate(problems.sizes):
         chains = [tuple(map(int, chain)) for chain in tiles[:, :, d].tolist()]
         single, rows = _single(problems.structure, d), zip(_whole(problems, d), chains, strict=True)
-        lists = [[chain] if single else _near(n, chain, stages, cores) for n, chain in rows]
+        lists = [[chain] if single else _near(n, chain, stages, cores, count) for n, chain in rows]
         choices.append(_padded(lists, size))
     return Product(problems, stages, tried, tuple(choices), buffers)
 
@@ -340,8 +357,8 @@ def _next(around: int, stage: int, stages: Stages, cores: int, bits: int | None)
     )
 
 
-def _near(size: int, tiles: Chain, stages: Stages, cores: int) -> list[Chain]:
-    """Chains whose tiles are next to these, shared by as many cores, half or twice as many."""
+def _near(size: int, tiles: Chain, stages: Stages, cores: int, count: int) -> list[Chain]:
+    """Chains whose tiles are `count` of those next to these; with several `cores`, shared by as many, half or twice."""
     found: list[Chain] = [()]
     for stage, tile in enumerate(tiles):
         longer: dict[Chain, None] = {}
@@ -351,12 +368,12 @@ def _near(size: int, tiles: Chain, stages: Stages, cores: int) -> list[Chain]:
                 longer[chain] = None
             elif stages.levels[stage] is None:
                 share = math.ceil(tile / tiles[stage + 1])
-                for cut in {share, max(1, share // 2), min(2 * share, cores, around)}:
+                for cut in {share, max(1, share // 2), min(2 * share, cores, around)} if cores > 1 else {share}:
                     most = math.ceil(around / cut)
-                    for near in _trips_near(most, min(tiles[stage + 1], most), 3):
+                    for near in _trips_near(most, min(tiles[stage + 1], most), count):
                         longer[(*chain, min(cut * near, around), near)] = None
             else:
-                for near in _trips_near(around, min(tile, around), 3):
+                for near in _trips_near(around, min(tile, around), count):
                     longer[(*chain, near)] = None
         found = list(longer)
     return found
