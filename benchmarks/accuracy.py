@@ -2,8 +2,10 @@
 
     python benchmarks/accuracy.py measured/*.csv
 
-Run `fit_intervals.py` on the same files before, for the intervals. What no run can say (blind spots, ablation, GPUs
-left out of the fits) is taken from the Markdown files in `benchmarks/accuracy`. Needs matplotlib (extra `validate`).
+Run `fit_intervals.py` on the same files before, for the intervals. What takes longer is taken from the files in
+`benchmarks/accuracy`: what `ablation.py --write` wrote and what the scripts that fit printed
+(`fit.py FOLDER > benchmarks/accuracy/fit.txt`, and likewise `fit_attention.py`), beside what is known of blind spots.
+Needs matplotlib (extra `validate`).
 """
 
 from __future__ import annotations
@@ -94,8 +96,8 @@ def page(found: Sequence[Prediction], held_out: Sequence[Prediction]) -> str:
         "Pairs of held-out rows on one GPU that differ in one factor, neighbours along it. The smallest change to "
         "believe is the modelled change from which on 95 % of pairs go the way the model says.",
         _pairs(held_out),
-        _fragment("left-out"),
         _fragment("ablation"),
+        _fits(),
         "## Other tools",
         _others(found),
         _fragment("other-tools"),
@@ -213,6 +215,15 @@ def _protocols() -> str:
 def _fragment(name: str) -> str:
     path = FRAGMENTS / f"{name}.md"
     return path.read_text(encoding="utf-8").strip() if path.is_file() else ""
+
+
+def _fits() -> str:
+    """What the scripts that fit printed, as they did."""
+    found = [(path.stem, path.read_text(encoding="utf-8").strip()) for path in sorted(FRAGMENTS.glob("fit*.txt"))]
+    if not found:
+        return ""
+    printed = [f"`python benchmarks/{stem}.py FOLDER`:\n\n```\n{text}\n```" for stem, text in found]
+    return "\n\n".join(["## The fits: GPUs left out, and terms taken out", *printed])
 
 
 def _table(rows: Sequence[Sequence[object]], names: Sequence[str]) -> str:

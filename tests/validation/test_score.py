@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import random
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -14,6 +15,7 @@ from torch_regflat.validation.formats import FORMATS
 from torch_regflat.validation.headline import headline
 from torch_regflat.validation.pairs import pair_scores, pairs
 from torch_regflat.validation.predict import Prediction
+from torch_regflat.validation.reading import read
 from torch_regflat.validation.rows import Row
 from torch_regflat.validation.score import class_of, decade, keys, percent, quantile, score, scores
 from torch_regflat.validation.split import fit_only, is_held_out
@@ -116,6 +118,29 @@ def test_pairs_differ_in_one_factor_and_are_neighbours() -> None:
         ((128, 64), (128, 128)),
         ((128, 64), (256, 64)),
     ]
+
+
+def test_two_operations_are_no_pair_and_what_changes_together_is_one_factor(tmp_path: Path) -> None:
+    def told(*lines: str) -> list[str]:
+        path = tmp_path / "rows.csv"
+        path.write_text("\n".join(lines) + "\n")
+        return [pair.factor for pair in pairs(Prediction(row, value=1.0) for row in read(path).rows)]
+
+    header = "source,gpu,dtype,op,rows,cols,latency_us"
+    assert told(header, "neusight/test,T4,fp32,add,64,64,10", "neusight/test,T4,fp32,mul,64,64,20") == []
+    header = "source,gpu,dtype,phase,batch,q_len,kv_len,heads,kv_heads,head_dim,latency_us"
+    assert told(header, "a,T4,fp16,prefill,1,64,64,8,8,64,10", "a,T4,fp16,prefill,1,128,128,8,8,64,30") == ["3"]
+
+
+def test_a_model_that_sees_no_difference_is_not_right() -> None:
+    rows = [prediction(100, 100), prediction(200, 100, m=128), prediction(50, 100, m=256)]
+    assert [pair.right for pair in pairs(rows)] == [False, False]
+
+
+def test_number_formats_are_scored_apart() -> None:
+    fast = prediction(60, 70)
+    rows = [prediction(100, 100), replace(fast, row=replace(fast.row, dtype="fp8"))]
+    assert [score.label for score in pair_scores(pairs(rows))] == ["gemm bf16/fp16, number formats", "all"]
 
 
 def test_directions_and_the_smallest_change_to_believe() -> None:

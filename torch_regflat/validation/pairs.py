@@ -1,7 +1,8 @@
 """Relative accuracy: pairs of rows on one GPU, of one source, that differ in exactly one factor.
 
 People compare more often than they read off: is it faster with twice the batch, in fp8, with fewer heads? A pair is
-two neighbours along one factor (a dimension, the number format, the distribution), all others equal.
+two neighbours along one factor (a dimension, the number format, the distribution), all others equal. Two operations are
+no pair. Pairs of number formats are scored apart: there two kernels are compared, not two sizes.
 """
 
 from __future__ import annotations
@@ -13,9 +14,11 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from .predict import Prediction
-from .rows import Row
+from .rows import Attention, Convolution, Row
 from .score import class_of
 
+WORDS = ("dtype", "distribution")
+"""Words that are a factor; others name the operation or what was measured of it."""
 CHANGE = 0.10
 """Changes whose direction is asked for."""
 SURE = 0.95
@@ -35,8 +38,13 @@ class Pair:
 
     @property
     def right(self) -> bool:
-        """Whether the model says which of the two is larger."""
-        return (self.measured > 1) == (self.modelled > 1)
+        """Whether the model says which of the two is larger; one that sees no difference does not."""
+        return (self.measured > 1) == (self.modelled > 1) and self.modelled != 1
+
+    @property
+    def label(self) -> str:
+        """The class of the first, and whether number formats are compared."""
+        return class_of(self.first.row) + (", number formats" if self.factor == "dtype" else "")
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +71,7 @@ def pairs(predictions: Iterable[Prediction]) -> list[Pair]:
             continue
         factors = factors_of(p.row)
         for name, value in factors.items():
-            if name == "metric":
+            if isinstance(value, str) and name not in WORDS:
                 continue
             others = tuple(item for item in factors.items() if item[0] != name)
             key = (name, p.row.gpu, p.row.source, p.row.kind, p.row.is_consensus, *others)
@@ -72,10 +80,18 @@ def pairs(predictions: Iterable[Prediction]) -> list[Pair]:
 
 
 def factors_of(row: Row) -> dict[str, object]:
-    """The sizes and words of the shape, the number format, and the file's further words; a metric never varies."""
-    extra = {"distribution": row.cells["distribution"]} if "distribution" in row.cells else {}
-    metric = {"metric": row.cells["metric"]} if "metric" in row.cells else {}
-    return {"dtype": row.dtype, **{f"{i}": value for i, value in enumerate(row.shape)}, **extra, **metric}
+    """The sizes and words of the shape, the number format, and the file's further words.
+
+    What always changes together is one factor: queries and keys of a prompt, both sides of an image or of a filter.
+    """
+    sizes: dict[str, object] = {f"{i}": value for i, value in enumerate(row.shape)}
+    if isinstance(row, Attention) and row.q_len == row.kv_len:
+        del sizes["2"]
+    if isinstance(row, Convolution):
+        sizes = {"n": row.n, "c": row.c, "k": row.k, "image": (row.h, row.w), "stride": row.stride}
+        sizes["filter"] = (row.r, row.s, row.pad_h, row.pad_w)
+    extra: dict[str, object] = {name: row.cells[name] for name in ("distribution", "metric") if name in row.cells}
+    return {"dtype": row.dtype, **sizes, **extra}
 
 
 def _neighbours(factor: str, members: list[tuple[object, Prediction]]) -> list[Pair]:
@@ -92,7 +108,7 @@ def pair_scores(found: Sequence[Pair]) -> list[PairScore]:
     """A score for each class, and one for all."""
     classes: dict[str, list[Pair]] = {}
     for pair in found:
-        classes.setdefault(class_of(pair.first.row), []).append(pair)
+        classes.setdefault(pair.label, []).append(pair)
     scores = [_score(label, members) for label, members in sorted(classes.items())]
     return [*scores, _score("all", found)] if found else []
 
