@@ -45,7 +45,7 @@ from .schedule.fit import fit as does_it_fit
 from .schedule.kernels import form_kernels
 from .schedule.modes import Execution
 from .schedule.run import check_dtypes, coverage, main_dtype, run
-from .schedule.select import memory_system
+from .schedule.select import check
 from .schedule.sensitivity import Sensitivity
 from .schedule.serving import served
 from .schedule.tile import annotate
@@ -469,7 +469,7 @@ def _load(chips: ChipLike | Sequence[ChipLike]) -> list[Chip]:
         raise InputError("no chip given; name at least one (regflat chips lists them)")
     loaded = [load(chip) for chip in listed]
     for chip in loaded:
-        memory_system(chip)  # refuses what has no cost model before anything is recorded for it
+        check(chip)  # refuses what has no cost model before anything is recorded for it
     return loaded
 
 

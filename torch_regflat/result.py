@@ -220,14 +220,16 @@ class ChipResult:
 
 @dataclass(frozen=True, slots=True)
 class OperandUse:
-    """An operand of an explained kernel: bytes touched at least, bytes of one tile, bytes from external memory."""
+    """An operand of an explained kernel, in bytes: what it touches at least, its tile at each level that holds one, and
+    what crosses from each level towards the engines and back (of external memory: what leaves and enters the chip).
+    """
 
     role: str
     access: str
     axes: str
     footprint_bytes: float
-    tile_bytes: float
-    external_bytes: float
+    tile_bytes: dict[str, float]
+    traffic_bytes: dict[str, float]
 
 
 @dataclass(frozen=True, slots=True)
@@ -266,12 +268,13 @@ class Explanation:
 class Elasticity:
     """What 1 % more of one number of a chip does, in %: -0.8 means 0.8 % less.
 
-    `latency` and `energy` hold the mappings fixed. `remapped` are the latency elasticities found by searching again
+    `latency` and `energy` hold the mappings fixed, but for a `count`, which is whole: there they are finite differences
+    over new searches. `remapped` are the latency elasticities found by searching again
     with 10 % less and 10 % more; None where that was not asked for. `layers` splits `latency` by layer.
     """
 
     parameter: str
-    kind: Literal["rate", "time", "energy"]
+    kind: Literal["rate", "time", "energy", "count"]
     latency: float
     energy: float
     remapped: tuple[float, float] | None = None

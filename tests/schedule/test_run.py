@@ -19,7 +19,7 @@ from torch_regflat.result import ChipResult
 from torch_regflat.schedule.fit import fit
 from torch_regflat.schedule.kernels import form_kernels
 from torch_regflat.schedule.run import run
-from torch_regflat.schedule.select import memory_system
+from torch_regflat.schedule.select import check
 from torch_regflat.workload import Workload
 
 from .graphs import meta, work_of
@@ -109,7 +109,7 @@ def test_a_hierarchy_of_another_depth_is_refused() -> None:
     data = load("h100-sxm").to_dict()
     shallow = Chip.from_dict({**data, "memory": [level for level in data["memory"] if level["name"] != "L2"]})
     with pytest.raises(ChipError, match=r"h100-sxm: a cache hierarchy is priced with three levels on chip .*, found "):
-        memory_system(shallow)
+        check(shallow)
 
 
 def test_results_carry_the_evidence_of_the_chip(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

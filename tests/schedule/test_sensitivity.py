@@ -14,7 +14,7 @@ from torch_regflat.schedule.sensitivity import Sensitivity
 
 from .test_run import cnn, decoder, priced
 
-CHIPS = ("h100-sxm", "a100-sxm-80gb", "regflat-physical", "regflat-pessimistic")
+CHIPS = ("h100-sxm", "a100-sxm-80gb", "regflat-physical", "regflat-pessimistic", "tpu-v5e")
 MODELS = {"decoder": decoder, "cnn": cnn}
 
 
@@ -76,3 +76,11 @@ def test_a_new_search_is_never_worse_than_the_fixed_mapping() -> None:
         less, more = elasticity.remapped  # type: ignore[misc]
         if elasticity.kind == "rate":
             assert more <= 1e-9 and less <= 1e-9
+
+
+@pytest.mark.parametrize("name", ["h100-sxm", "regflat-physical", "tpu-v4"])
+def test_the_number_of_cores_is_counted_by_finite_differences(name: str) -> None:
+    (cores,) = (e for e in subject("decoder", name).elasticities() if e.kind == "count")
+    assert cores.parameter == f"number of {load(name).cores.name}s"
+    assert -1.5 < cores.latency < 0.2
+    assert sum(cores.layers.values()) == pytest.approx(cores.latency, abs=0.02)

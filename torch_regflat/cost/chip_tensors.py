@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, fields, replace
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -110,7 +110,8 @@ class RateTensors:
     `runs_ahead` is 1 where the engine takes operands from memory, so that a core loads the next block early;
     `pipeline_depth` are the bytes of a row of a factor that a block has in flight. `rows`,
     `columns` and `depth` are the native tile of the engine, and `feeds_registers` is 1 where it takes its operands from
-    registers. `bits` are those of an operand as it is multiplied.
+    registers. `bits` are those of an operand as it is multiplied. `arrays` is the number of systolic arrays in a core
+    (0: not systolic), of `array_rows` x `array_columns` cells that hold one factor where `weight_stationary` is 1.
     """
 
     rate: Tensor
@@ -125,6 +126,10 @@ class RateTensors:
     issue: Tensor
     runs_ahead: Tensor
     pipeline_depth: Tensor
+    arrays: Tensor
+    array_rows: Tensor
+    array_columns: Tensor
+    weight_stationary: Tensor
 
 
 def chip_tensors(chips: list[Chip], software: list[Software], conditions: Conditions = SCHEDULED) -> ChipTensors:
@@ -294,7 +299,8 @@ def _engine_numbers(chip: Chip, software: Software, dtype: str, conditions: Cond
     if engine.kind != "matrix":
         issue = software.vector_issue_efficiency.value * _issued(chip, software, engine, dtype)
     tile = (float(m), float(n), float(k))
-    return rate, _energy(chip, dtype, None), extra, *tile, feeds, bits, board, issue, ahead, depth
+    energy = _energy(chip, dtype, None)
+    return rate, energy, extra, *tile, feeds, bits, board, issue, ahead, depth, *_systolic(engine)
 
 
 def _issued(chip: Chip, software: Software, engine: Engine, dtype: str) -> float:
@@ -323,6 +329,14 @@ def _board_energy(chip: Chip, software: Software, engine: Engine, bits: float, c
     return energy * bits / (16.0 if matrix else 32.0) * left
 
 
+def _systolic(engine: Engine) -> tuple[float, float, float, float]:
+    """Arrays of a core, their rows and columns, and whether they hold a factor."""
+    if engine.dataflow is None:
+        return 0.0, 1.0, 1.0, 0.0
+    count, rows, columns = (1.0 if q is None else q.value for q in (engine.count, engine.rows, engine.columns))
+    return count, rows, columns, float(engine.dataflow == "weight-stationary")
+
+
 def _energy(chip: Chip, dtype: str, kind: EngineKind | None) -> float:
     engine = chip.engine_for(dtype, kind)
     return _value(engine.energy.get(dtype_name(dtype))) if engine else 0.0
@@ -330,3 +344,22 @@ def _energy(chip: Chip, dtype: str, kind: EngineKind | None) -> float:
 
 def _value(quantity: Quantity | None) -> float:
     return 0.0 if quantity is None else quantity.value
+
+
+Numbers = TypeVar("Numbers", ChipTensors, RateTensors, LevelTensors)
+
+
+def at_chip(numbers: Numbers, chip: int) -> Numbers:
+    """The numbers of one of the chips."""
+
+    def one(value: Any) -> Any:
+        if isinstance(value, Tensor):
+            return value[..., chip : chip + 1, :, :] if value.dim() == 4 else value[chip : chip + 1]
+        if isinstance(value, LevelTensors):
+            return at_chip(value, chip)
+        return tuple(one(item) for item in value) if isinstance(value, tuple) else value
+
+    changed = {field.name: one(getattr(numbers, field.name)) for field in fields(numbers)}
+    if isinstance(numbers, ChipTensors):
+        changed["names"], changed["level_names"] = (numbers.names[chip],), numbers.level_names
+    return replace(numbers, **changed)

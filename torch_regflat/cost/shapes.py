@@ -11,12 +11,15 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
 from ..workload import Access, Kind, LoopNest, Operand, Role
+
+if TYPE_CHECKING:
+    from .problem import Problem
 
 AXES = ("b", "m", "n", "k")
 MAX_TILED = 4
@@ -99,6 +102,8 @@ class KernelShape:
     ragged: tuple[tuple[float, float], ...] = ()
     """Groups (the axis b) that differ: (rows, how many have about so many); m is then their mean."""
     available: float = 1.0
+    problem: Problem | None = None
+    """The nest as explicitly managed memories tile it; equal problems are one object."""
     sliding: Sliding | None = None
     rows: Rows | None = None
     algorithm: str = ""

@@ -17,8 +17,10 @@ from ..result import ChipResult, Coverage, Fit, Interval, KernelCost, LevelCost,
 from ..workload import Operation, Workload
 from .intervals import Ends, Intervals, slots_of
 from .kernels import Kernel
+from .mapper import Objective
 from .residency import Residency, cached, managed
-from .select import Choice, Objective, Shuffle, bound_by, choose
+from .search import choose
+from .select import Choice, Shuffle, bound_by
 from .shape import shape_of
 from .timeline import Slot
 from .uncertainty import kind_of

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal, TypeAlias
+from typing import TypeAlias
 
 import torch
 from torch import Tensor
@@ -18,16 +18,12 @@ from ..cost.shapes import KernelShape, KernelTensors, pack
 from ..errors import CapacityError, ChipError
 from ..hardware.chip import Chip, dtype_bits
 from ..hardware.software import AttentionKernels, Software
-from ..memory import attention, cache, register_flat
+from ..memory import attention, cache
 from .algorithms import algorithms
+from .mapper import Mapping, Objective
 
-Objective = Literal["latency", "energy", "edp"]
 Shuffle: TypeAlias = "Callable[[mappings.MappingBatch], mappings.MappingBatch]"
 Adjust: TypeAlias = "Callable[[ChipTensors, RateTensors, list[str]], tuple[ChipTensors, RateTensors]]"
-Halvings: TypeAlias = tuple[int, int, int]
-COARSE: Halvings = (5, 5, 3)
-FINE: Halvings = (16, 16, 12)
-"""How often m, n and k are halved: a few suffice for hundreds of MiB; FINE reaches single rows of any layer."""
 MEMORY_BUDGET_BYTES = 512 * 2**20
 _TENSORS_ALIVE = 120
 """About so many temporaries of one evaluation are alive at once (measured); it sizes the chunks."""
@@ -51,14 +47,16 @@ class Choice:
     unattributed_energy_j: float
     static_energy_j: float
     operand_far_bytes: tuple[float, ...]
-    tile: tuple[float, float, float, float, float]
-    """m, n, k of the tile, split, and the position of the loop order in `mapping.ORDERS`."""
+    tile: tuple[float, float, float, float]
+    """m, n, k of the tile, and split, of a library's kernel."""
     shape: KernelShape
     """The shape that was priced: that of the algorithm chosen."""
     mapping: str
     candidates: int
     legal: int
     reason: str
+    chosen: Mapping | None = None
+    """The whole mapping, where memories are managed explicitly."""
 
     def measure(self, objective: Objective) -> float:
         """Seconds, joules or their product."""
@@ -79,7 +77,7 @@ def choose(
     """The best mapping of each shape. `shuffle` reorders the candidates, which must not change anything; `adjust`
     changes the chip's numbers before they are used.
     """
-    memory_system(chip)  # refuses what cannot be priced before anything is laid out
+    check(chip)
     if not shapes:
         return []
     tensors = chip_tensors([chip], [software], conditions)
@@ -87,17 +85,10 @@ def choose(
     ways = [(index, way) for index, shape in enumerate(shapes) for way in algorithms(shape, chip, software)]
     result: list[Choice | None] = [None] * len(shapes)
     for members in _alike([way for _, way in ways]):
-        for some in _chunks(members, search.count(COARSE)):
-            for at, choice in zip(some, search.best([ways[i][1] for i in some], COARSE), strict=True):
+        for some in _chunks(members, search.count([ways[i][1] for i in members])):
+            for at, choice in zip(some, search.best([ways[i][1] for i in some]), strict=True):
                 index = ways[at][0]
                 result[index] = _better(choice, result[index], objective)
-    # What no coarse tiling fits is looked at again with smaller tiles.
-    tight = [shape for shape, choice in zip(shapes, result, strict=True) if choice is None]
-    if tight and chip.memory_system == "register-flat":
-        chunks = _chunks(range(len(tight)), search.count(FINE))
-        again = [c for some in chunks for c in search.best([tight[i] for i in some], FINE)]
-        refined = iter(again)
-        result = [next(refined) if choice is None else choice for choice in result]
     for shape, choice in zip(shapes, result, strict=True):
         if choice is None:
             raise CapacityError(_nothing_fits(shape, chip))
@@ -123,14 +114,14 @@ class Search:
     adjust: Adjust | None = None
     conditions: Conditions = SCHEDULED
 
-    def best(self, shapes: list[KernelShape], halvings: Halvings) -> list[Choice | None]:
+    def best(self, shapes: list[KernelShape]) -> list[Choice | None]:
         """The best mapping of each shape in one evaluation; None where no candidate is legal."""
-        batch, move, cost = self.price(shapes, halvings)
+        batch, move, cost = self.price(shapes)
         measure = _measure(cost, self.objective)
         best, runner_up, legal = pick(measure, cost.energy_j, move.legal, batch.key)
-        return _read(shapes, batch, move, cost, measure, best, runner_up, legal, self.chip)
+        return _read(shapes, batch, move, cost, measure, best, runner_up, legal)
 
-    def price(self, shapes: list[KernelShape], halvings: Halvings) -> tuple[mappings.MappingBatch, Movement, Cost]:
+    def price(self, shapes: list[KernelShape]) -> tuple[mappings.MappingBatch, Movement, Cost]:
         """Every candidate of every shape."""
         chip = self.chip
         kernels = pack(shapes)
@@ -138,52 +129,39 @@ class Search:
         tensors, rates = self.tensors, rate_tensors([chip], [self.software], dtypes, self.conditions)
         if self.adjust is not None:
             tensors, rates = self.adjust(tensors, rates, dtypes)
-        batch = candidates(kernels, chip, self.software, halvings)
+        batch = candidates(kernels, chip, self.software)
         if self.shuffle is not None:
             batch = self.shuffle(batch)
-        move = memory_system(chip)(kernels, batch, tensors, rates)
+        move = cache.move(kernels, batch, tensors, rates)
         return batch, move, evaluate(move, kernels, tensors, rates, self.software.overlap)
 
-    def count(self, halvings: Halvings) -> int:
-        """Candidates of one kernel."""
-        empty = KernelShape("pointwise", "float32", (1, 1, 1, 1), (), (), 0.0, 0.0, 0.0)
-        return candidates(pack([empty]), self.chip, self.software, halvings).candidates
+    def count(self, shapes: list[KernelShape]) -> int:
+        """Candidates of one of these kernels, which share a menu."""
+        return candidates(pack(shapes[:1]), self.chip, self.software).candidates
 
 
-def memory_system(chip: Chip) -> Callable[[KernelTensors, mappings.MappingBatch, ChipTensors, RateTensors], Movement]:
-    """What turns mappings into traffic on this chip. Raises `ChipError` for one that has no cost model."""
-    if chip.memory_system == "cache":
-        if len(chip.on_chip) != 3:
-            found = ", ".join(level.name for level in chip.on_chip)
-            raise ChipError(
-                f"{chip.name}: a cache hierarchy is priced with three levels on chip (registers, a memory of each "
-                f"core, a cache they share), found {found}"
-            )
-        return cache.move
-    if chip.memory_system == "register-flat":
-        return register_flat.move
-    raise ChipError(
-        f'{chip.name} has memory_system = "{chip.memory_system}", which has no cost model yet; '
-        "chips with a cache or a register-flat memory can be priced"
-    )
+def check(chip: Chip) -> None:
+    """Raise `ChipError` for a cache hierarchy that has no cost model."""
+    if chip.memory_system == "cache" and len(chip.on_chip) != 3:
+        found = ", ".join(level.name for level in chip.on_chip)
+        raise ChipError(
+            f"{chip.name}: a cache hierarchy is priced with three levels on chip (registers, a memory of each "
+            f"core, a cache they share), found {found}"
+        )
 
 
-def candidates(
-    kernels: KernelTensors, chip: Chip, software: Software, halvings: Halvings = COARSE
-) -> mappings.MappingBatch:
-    """All mappings of a chip: the library's menu on a cache hierarchy, all halvings on a register-flat memory."""
-    if chip.memory_system == "cache":
-        if bool((kernels.attention > 0).all()):
-            own = software.attention
-            rows, splits = (own.rows, own.splits) if own else (attention.ROWS, software.split_k)
-            return mappings.library_menu([(m, 1) for m in rows], (int(attention.KEYS),), splits)
-        engine = next((e for e in chip.engines if e.kind == "matrix"), None)
-        if bool((kernels.grouped > 0).all()):
-            menu = software.experts or software.menu
-            wide = menu.wide_tiles if engine is not None and engine.feed == "memory" else ()
-            return mappings.library_menu(menu.tiles + wide, menu.k, menu.split_k if software.experts else (1,))
-        return mappings.library_menu(software.tiles_for(engine), software.tile_k, software.split_k)
-    return mappings.tilings(*kernels.sizes[1:], software.split_k, halvings)
+def candidates(kernels: KernelTensors, chip: Chip, software: Software) -> mappings.MappingBatch:
+    """The menu of the library: of kernels that are all fused attention, or all experts, their own."""
+    if bool((kernels.attention > 0).all()):
+        own = software.attention
+        rows, splits = (own.rows, own.splits) if own else (attention.ROWS, software.split_k)
+        return mappings.library_menu([(m, 1) for m in rows], (int(attention.KEYS),), splits)
+    engine = next((e for e in chip.engines if e.kind == "matrix"), None)
+    if bool((kernels.grouped > 0).all()):
+        menu = software.experts or software.menu
+        wide = menu.wide_tiles if engine is not None and engine.feed == "memory" else ()
+        return mappings.library_menu(menu.tiles + wide, menu.k, menu.split_k if software.experts else (1,))
+    return mappings.library_menu(software.tiles_for(engine), software.tile_k, software.split_k)
 
 
 def pick(measure: Tensor, energy: Tensor, legal: Tensor, key: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -218,7 +196,6 @@ def _read(
     best: Tensor,
     runner_up: Tensor,
     legal: Tensor,
-    chip: Chip,
 ) -> list[Choice | None]:
     """Gather everything about the chosen candidates into plain floats, one gather a tensor."""
     count = batch.candidates
@@ -234,7 +211,7 @@ def _read(
     reads, writes = [at(t) for t in move.read_bytes], [at(t) for t in move.write_bytes]
     energies = [at(t) for t in cost.level_energy_j]
     operands = [at(t) for t in move.operand_far_bytes]
-    tiles = [at(t) for t in (batch.m, batch.n, batch.k, batch.split, batch.order)]
+    tiles = [at(t) for t in (batch.m, batch.n, batch.k, batch.split)]
     scalars = [
         at(t)
         for t in (cost.latency_s, cost.core_s, cost.external_s, cost.overhead_s, cost.stretch, cost.compute_energy_j,
@@ -262,9 +239,9 @@ def _read(
                 unattributed_energy_j=extra_j,
                 static_energy_j=static_j,
                 operand_far_bytes=tuple(o[i] for o in operands[: len(kernel.operands)]),
-                tile=(tiles[0][i], tiles[1][i], tiles[2][i], tiles[3][i], tiles[4][i]),
+                tile=(tiles[0][i], tiles[1][i], tiles[2][i], tiles[3][i]),
                 shape=kernel,
-                mapping=describe(kernel, [t[i] for t in tiles], chip.memory_system) if kernel.is_tiled else "streamed",
+                mapping=describe(kernel, [t[i] for t in tiles]) if kernel.is_tiled else "streamed",
                 candidates=count if kernel.is_tiled else 1,
                 legal=int(counts[i]) if kernel.is_tiled else 1,
                 reason=_reason(value, seconds[i], int(counts[i]), count) if kernel.is_tiled else "only one way",
@@ -283,16 +260,12 @@ def bound_by(busy_s: dict[str, float], stretch: float, external: str) -> str:
     return f"power ({largest})" if stretch > 1.01 and largest != "launch" else largest
 
 
-def describe(kernel: KernelShape, tile: list[float], memory_system: str) -> str:
-    m, n, k, split, order = (int(t) for t in tile)
-    """A mapping in words: `tile` is (m, n, k, split, order)."""
+def describe(kernel: KernelShape, tile: list[float]) -> str:
+    """A library's kernel in words: `tile` is (m, n, k, split)."""
+    m, n, k, split = (int(t) for t in tile)
     text = f"tile m{m} k{k}" if kernel.kind == "attention" else f"tile m{m} n{n} k{k}"
     text = f"{kernel.algorithm}, {text}" if kernel.algorithm else text
-    if split > 1:
-        text += f", k split over {split}"
-    if memory_system == "register-flat" and kernel.kind != "attention":
-        text += f", {mappings.STATIONARY[mappings.ORDERS[order][-1]]} stationary"
-    return text
+    return f"{text}, k split over {split}" if split > 1 else text
 
 
 def _reason(best: float, second: float, legal: int, count: int) -> str:

@@ -22,12 +22,15 @@ from ..cost.shapes import KernelShape, pack
 from ..hardware.chip import Chip, dtype_name
 from ..hardware.software import Software
 from ..mapping import MappingBatch
+from ..memory import cache
 from ..result import Elasticity, collapse, layer_of
 from ..workload import Workload
+from . import managed
 from .kernels import Kernel
 from .residency import Residency
 from .run import places_of
-from .select import Choice, choose, engine_dtype, memory_system
+from .search import choose
+from .select import Choice, engine_dtype
 from .shape import shape_of
 from .timeline import Slot, prefetched, serial
 
@@ -85,6 +88,7 @@ class Sensitivity:
         conditions: Conditions = SCHEDULED,
     ) -> None:
         self.chip, self.software, self.kernels, self.conditions = chip, software, list(kernels), conditions
+        self.workload = workload
         self.places: list[Residency] = places_of(self.kernels, workload, chip, software, conditions)
         shapes = [shape_of(k, p, workload) for k, p in zip(self.kernels, self.places, strict=True)]
         self.distinct: list[KernelShape] = list(dict.fromkeys(shapes))
@@ -129,27 +133,44 @@ class Sensitivity:
 
     def totals(self, scales: Tensor) -> tuple[Tensor, Tensor, list[Tensor]]:
         """Seconds, joules, and each kernel's exclusive seconds, with the chosen mappings and scaled parameters."""
-        rates = rate_tensors([self.chip], [self.software], self.dtypes, self.conditions)
-        tensors, rates = self.scaled(self.tensors, rates, self.dtypes, scales)
-        packed = pack(self.priced)
-        columns = [torch.tensor(c, dtype=torch.float64) for c in zip(*(c.tile for c in self.choices), strict=True)]
-        m, n, k, split, order = (c.reshape(-1, 1, 1, 1) for c in columns)
-        mapping = MappingBatch(m, n, k, split, order)
-        move = memory_system(self.chip)(packed, mapping, tensors, rates)
-        cost = evaluate(move, packed, tensors, rates, self.software.overlap)
-        shape = cost.latency_s.shape
-        times = [t.expand(shape).reshape(-1) for t in (cost.latency_s, cost.core_s, cost.external_s, cost.overhead_s)]
-        names = ("latency_s", "core_s", "external_s", "overhead_s")
-        timed = []
-        for i, choice in enumerate(self.choices):
-            # The time line only adds and compares, so it takes tensors where it is given them.
-            seconds: dict[str, Any] = {name: t[i] for name, t in zip(names, times, strict=True)}
-            timed.append(replace(choice, **seconds))
+        timed: list[Any] = [None] * len(self.distinct)
+        dynamic: list[Any] = [None] * len(self.distinct)
+        static = self.scaled(self.tensors, self._rates(), self.dtypes, scales)[0].static_power
+        for group in self._priced(scales):
+            cost, count = group.cost, len(group.members)
+            names = ("latency_s", "core_s", "external_s", "overhead_s")
+            times = {name: getattr(cost, name).expand(count, 1, 1, 1).reshape(-1) for name in names}
+            joules = (cost.energy_j - cost.static_energy_j).expand(count, 1, 1, 1).reshape(-1)
+            for row, index in enumerate(group.members):
+                # The time line only adds and compares, so it takes tensors where it is given them.
+                seconds: dict[str, Any] = {name: t[row] for name, t in times.items()}
+                timed[index] = replace(self.choices[index], **seconds)
+                dynamic[index] = joules[row]
         shares = [cast(Tensor, slot.share_s) for slot in self._slots([timed[row] for row in self.rows])]
         latency = torch.stack(shares).sum()
-        dynamic = (cost.energy_j - cost.static_energy_j).expand(shape).reshape(-1)
-        energy = dynamic[torch.tensor(self.rows)].sum() + latency * tensors.static_power.reshape(())
+        energy = torch.stack(dynamic)[torch.tensor(self.rows)].sum() + latency * static.reshape(())
         return latency, energy, shares
+
+    def _rates(self) -> RateTensors:
+        return rate_tensors([self.chip], [self.software], self.dtypes, self.conditions)
+
+    def _priced(self, scales: Tensor) -> list[managed.Group]:
+        """The distinct kernels with their chosen mappings, on the chip with its parameters scaled."""
+
+        def adjust(tensors: ChipTensors, rates: RateTensors, dtypes: list[str]) -> tuple[ChipTensors, RateTensors]:
+            return self.scaled(tensors, rates, dtypes, scales)
+
+        if self.chip.memory_system != "cache":
+            search = managed.Search(
+                self.chip, self.software, self.tensors, adjust=adjust, conditions=self.conditions
+            )
+            return search.price(self.priced, [choice.chosen for choice in self.choices])
+        tensors, rates = adjust(self.tensors, self._rates(), self.dtypes)
+        columns = [torch.tensor(c, dtype=torch.float64) for c in zip(*(c.tile for c in self.choices), strict=True)]
+        packed, mapping = pack(self.priced), MappingBatch(*(c.reshape(-1, 1, 1, 1) for c in columns))
+        move = cache.move(packed, mapping, tensors, rates)
+        cost = evaluate(move, packed, tensors, rates, self.software.overlap)
+        return [managed.Group(list(range(len(self.distinct))), move, cost)]
 
     def _slots(self, choices: list[Choice]) -> list[Slot]:
         if self.chip.memory_system == "cache":
@@ -182,7 +203,44 @@ class Sensitivity:
                     layers={name: float(grad[i]) for name, grad in layers.items()},
                 )
             )
-        return sorted(found, key=lambda e: (-abs(e.latency), -abs(e.energy), e.parameter))
+        return sorted([*found, self._cores()], key=lambda e: (-abs(e.latency), -abs(e.energy), e.parameter))
+
+    def _cores(self) -> Elasticity:
+        """The number of cores is whole: from a tenth fewer to a tenth more (at least one), each searched anew.
+
+        Everything that each core has of its own goes with it; external memory and power stay.
+        """
+        count = int(self.chip.cores.count.value)
+        step = max(1, round(count * STEP))
+        few, many = max(count - step, 1), count + step
+        latencies, energies, layers = [], [], []
+        for cores in (few, many):
+            chip = self.chip.replace(**{"cores.count": f"{cores} 1"})
+            other = Sensitivity(self.workload, self.kernels, chip, self.software, self.conditions)
+            latency, energy, shares = other.totals(torch.ones(len(other.parameters), dtype=torch.float64))
+            latencies.append(float(latency))
+            energies.append(float(energy))
+            layers.append(other.by_layer([float(share) for share in shares]))
+        grown = math.log(many / few)
+        slope = (latencies[1] - latencies[0]) / grown / math.sqrt(latencies[0] * latencies[1])
+        by_layer = {
+            name: (layers[1][name] - layers[0][name]) / grown / math.sqrt(latencies[0] * latencies[1])
+            for name in layers[0]
+        }
+        return Elasticity(
+            parameter=f"number of {self.chip.cores.name}s",
+            kind="count",
+            latency=slope,
+            energy=math.log(energies[1] / energies[0]) / grown,
+            layers=by_layer,
+        )
+
+    def by_layer(self, values: Sequence[float]) -> dict[str, float]:
+        """One value a kernel, summed by layer."""
+        parts: dict[str, list[float]] = {}
+        for kernel, value in zip(self.kernels, values, strict=True):
+            parts.setdefault(layer_of(collapse(kernel.path)), []).append(value)
+        return {name: math.fsum(some) for name, some in parts.items()}
 
     def _remapped(self, index: int, base: float) -> tuple[float, float]:
         """Latency elasticities between the chip as it is and with the parameter changed, each searched anew."""
