@@ -28,7 +28,7 @@ from torch_regflat.result import (
 )
 
 NUMBERS = st.floats(allow_nan=False, allow_infinity=False)
-AMOUNTS = st.floats(min_value=0, max_value=1e18)
+AMOUNTS = st.floats(min_value=0, max_value=1e18, allow_subnormal=False)
 COUNTS = st.integers(min_value=0, max_value=2**70)
 TEXT = st.text(max_size=8)
 LEVELS = ("registers", "HBM")

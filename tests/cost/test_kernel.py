@@ -21,8 +21,8 @@ from torch_regflat.hardware.software import for_chip
 from torch_regflat.mapping import MappingBatch
 from torch_regflat.memory import cache, explicit
 from torch_regflat.memory.quantities import ProblemTensors, Stages
-from torch_regflat.schedule import spaces
 from torch_regflat.schedule.managed import streaming
+from torch_regflat.schedule.mapper import spaces
 from torch_regflat.schedule.search import choose
 from torch_regflat.schedule.select import candidates
 from torch_regflat.schedule.shape import shape_of_nest

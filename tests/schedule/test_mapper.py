@@ -19,8 +19,11 @@ from torch_regflat.hardware.library import load
 from torch_regflat.hardware.software import for_chip
 from torch_regflat.memory.quantities import ProblemTensors, Stages
 from torch_regflat.memory.tiling import listed
-from torch_regflat.schedule import managed, mapper, spaces
+from torch_regflat.schedule import managed
 from torch_regflat.schedule.managed import Search
+from torch_regflat.schedule.mapper import spaces, task
+from torch_regflat.schedule.mapper.found import Mapping
+from torch_regflat.schedule.mapper.search import Mapper
 from torch_regflat.schedule.shape import shape_of_nest
 from torch_regflat.workload import LoopNest, Operand
 
@@ -161,7 +164,7 @@ def test_a_systolic_array_takes_the_cycles_that_scale_sim_counts(dataflow: str, 
     chip = load("tpu-v5e").replace(**one, **{"engines.MXU.rate.bf16": "32768 FLOP/clk/core"})
     software, shape = for_chip(chip), shape_of_nest(matrix_product(1, 256, 256, 256))
     search = Search(chip, software, chip_tensors([chip], [software]))
-    whole = mapper.Mapping(
+    whole = Mapping(
         ((1, 256, 256, 256),) * len(search.stages.levels), spaces.nestings(shape.problem.structure, search.stages)[0]
     )  # type: ignore[union-attr]
     (group,) = search.price([shape], [whole])
@@ -194,7 +197,7 @@ def test_the_size_of_chunks_changes_no_bit(name: str, monkeypatch: pytest.Monkey
     shapes = [shape_of_nest(n) for n in (matrix_product(1, 64, 51, 99), convolution(6, 4, 8, 1))]
     monkeypatch.setattr(spaces, "FEW", 2**16)
     first = managed.choose(shapes, chip, for_chip(chip))
-    monkeypatch.setattr(mapper, "CHUNK", 3000)
+    monkeypatch.setattr(task, "CHUNK", 3000)
     assert managed.choose(shapes, chip, for_chip(chip)) == first
 
 
@@ -205,10 +208,10 @@ def test_ports_as_sums_rank_as_the_whole_model_does(inner: float, monkeypatch: p
     software, shapes = for_chip(chip), [shape_of_nest(matrix_product(1, m, 96, 80)) for m in (40, 77)]
     rates = rate_tensors([chip], [software], ["bf16"] * 2)
     rates = replace(rates, arrays=torch.zeros_like(rates.arrays))
-    own = mapper.Mapper(Stages.of(chip), chip_tensors([chip], [software]), "max")
+    own = Mapper(Stages.of(chip), chip_tensors([chip], [software]), "max")
     space = spaces.coarse(ProblemTensors.of(shapes), own.stages, 1)
     fast = own.rank(shapes, rates, space)
-    monkeypatch.setattr(mapper, "resources", lambda *_: None)
+    monkeypatch.setattr(task, "resources", lambda *_: None)
     for (plain,), (other,) in zip(own.rank(shapes, rates, space), fast, strict=True):
         assert other.measures[0] == pytest.approx(plain.measures[0], rel=1e-12)
         assert (other.candidates, other.legal, other.rejected) == (plain.candidates, plain.legal, plain.rejected)
@@ -219,11 +222,11 @@ def test_chips_side_by_side_are_searched_as_if_alone() -> None:
     software = [for_chip(chip) for chip in chips]
     shapes = [shape_of_nest(matrix_product(1, m, 256, 384)) for m in (96, 200)]
     dtypes = ["bf16"] * len(shapes)
-    together = mapper.Mapper(Stages.of(chips[0]), chip_tensors(chips, software), "max", (1, 2)).search(
+    together = Mapper(Stages.of(chips[0]), chip_tensors(chips, software), "max", (1, 2)).search(
         shapes, rate_tensors(chips, software, dtypes)
     )
     for i, chip in enumerate(chips):
-        alone = mapper.Mapper(Stages.of(chip), chip_tensors([chip], [software[i]]), "max", (1, 2)).search(
+        alone = Mapper(Stages.of(chip), chip_tensors([chip], [software[i]]), "max", (1, 2)).search(
             shapes, rate_tensors([chip], [software[i]], dtypes)
         )
         for kernel in range(len(shapes)):

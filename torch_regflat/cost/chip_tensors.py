@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -363,3 +364,11 @@ def at_chip(numbers: Numbers, chip: int) -> Numbers:
     if isinstance(numbers, ChipTensors):
         changed["names"], changed["level_names"] = (numbers.names[chip],), numbers.level_names
     return replace(numbers, **changed)
+
+
+def at_kernels(rates: RateTensors, kernels: Sequence[int]) -> RateTensors:
+    """The rates of some of the kernels."""
+    index = torch.tensor(kernels, device=rates.rate.device)
+    count = max(getattr(rates, field.name).shape[0] for field in fields(rates))
+    found = {field.name: getattr(rates, field.name) for field in fields(rates)}
+    return replace(rates, **{name: v.expand(count, -1, -1, -1)[index] for name, v in found.items()})

@@ -18,7 +18,7 @@ from ..memory.tiling import extents_of
 from ..result import Alternative, Explanation, OperandUse
 from .kernels import Kernel
 from .managed import Group, Search, describe
-from .mapper import Mapping
+from .mapper.found import Mapping
 from .select import bound_by
 
 STREAMS = "stream every operand once"

@@ -19,10 +19,10 @@ from ..memory.explicit import fixed, move
 from ..memory.quantities import ProblemTensors, Stages, quantities
 from ..memory.sums import Listed
 from ..memory.tiling import Tiling, extents_of
-from . import mapper
-from .mapper import Effort, Found, Mapper, Mapping, Objective
+from .mapper.found import Found, Mapping, Objective, Pricing, price
+from .mapper.search import KEEP, Effort, Mapper
+from .mapper.spaces import nestings
 from .select import Adjust, Choice, engine_dtype
-from .spaces import nestings
 
 _FULL_SIZE = 1.0 + 1e-12
 
@@ -70,7 +70,7 @@ class Search:
     objective: Objective = "latency"
     adjust: Adjust | None = None
     effort: Effort = "steps"
-    keep: int = mapper.KEEP
+    keep: int = KEEP
     conditions: Conditions = SCHEDULED
 
     @property
@@ -135,7 +135,8 @@ def price_mappings(
     table = torch.tensor([m.tiles for m in mappings], dtype=torch.float64, device=kernels.work.device)
     tiles = [[table[:, stage, d : d + 1] for d in range(table.shape[2])] for stage in range(table.shape[1])]
     split = torch.tensor([[float(m.split)] for m in mappings], dtype=torch.float64, device=kernels.work.device)
-    return mapper.price(kernels, problems, own, mappings[0].nesting, tiles, split, own.chip, rates)
+    pricing = Pricing(own.stages, own.chip, own.overlap, own.buffers)
+    return price(kernels, problems, pricing, mappings[0].nesting, tiles, split, rates)
 
 
 def streaming(stages: Stages, like: Tensor) -> Tiling:

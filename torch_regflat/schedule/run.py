@@ -17,7 +17,7 @@ from ..result import ChipResult, Coverage, Fit, Interval, KernelCost, LevelCost,
 from ..workload import Operation, Workload
 from .intervals import Ends, Intervals, slots_of
 from .kernels import Kernel
-from .mapper import Objective
+from .mapper.found import Objective
 from .residency import Residency, cached, managed
 from .search import choose
 from .select import Choice, Shuffle, bound_by

@@ -7,7 +7,7 @@ from ..cost.shapes import KernelShape
 from ..hardware.chip import Chip
 from ..hardware.software import Software
 from . import managed, select
-from .mapper import Objective
+from .mapper.found import Objective
 from .select import Adjust, Choice, Shuffle
 
 

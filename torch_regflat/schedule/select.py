@@ -20,7 +20,7 @@ from ..hardware.chip import Chip, dtype_bits
 from ..hardware.software import AttentionKernels, Software
 from ..memory import attention, cache
 from .algorithms import algorithms
-from .mapper import Mapping, Objective
+from .mapper.found import Mapping, Objective
 
 Shuffle: TypeAlias = "Callable[[mappings.MappingBatch], mappings.MappingBatch]"
 Adjust: TypeAlias = "Callable[[ChipTensors, RateTensors, list[str]], tuple[ChipTensors, RateTensors]]"

@@ -1,143 +1,41 @@
-"""The mapper of explicitly managed memories: the best tiles, loop orders and spatial split of every kernel.
-
-A kernel's space (`spaces`) is priced as tensors `[kernel, chip, candidate, split]`, a chunk at a time, and ranked
-without the power limit; the best few are priced again with it. `Effort` says how much of the space is looked at.
-"""
+"""One search of mappings under way: candidates priced chunk by chunk, and the best of them kept."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
-from ..cost.chip_tensors import ChipTensors, RateTensors, at_chip
-from ..cost.kernel import Cost, Movement, combine, evaluate
-from ..cost.shapes import KernelShape, KernelTensors, pack
-from ..memory.explicit import fixed, move
-from ..memory.quantities import DOUBLE_BUFFER, ProblemTensors, Stages, quantities
-from ..memory.resources import Resources, resources, slowest
-from ..memory.tiling import VISITS, Part, Product, Tiling, listed, listed_in
-from ..memory.traffic import Nesting
+from ...cost.chip_tensors import RateTensors, at_chip
+from ...cost.kernel import Movement, combine, evaluate
+from ...cost.shapes import KernelShape, pack
+from ...memory.explicit import fixed, move
+from ...memory.quantities import ProblemTensors, quantities
+from ...memory.resources import Resources, resources, slowest
+from ...memory.tiling import VISITS, Part, Product, Tiling, listed_in
+from ...memory.traffic import Nesting
 from . import spaces
+from .found import Found, Mapping, Pricing, objective_of, price
 from .ranking import Ranking
 
-Objective = Literal["latency", "energy", "edp"]
-Effort = Literal["steps", "survey", "whole", "every"]
-"""`steps`: coarse steps of tile sizes, refined around the best. `survey`: the same, with a coarse space that also
-prices what cannot be best, to compare with. `whole`: the best of the whole space, of which only what can be best is
-priced where that is proven (one level on chip). `every`: each candidate of it is priced."""
+if TYPE_CHECKING:
+    from .search import Mapper
+
 CHUNK = 2**16
 """Candidates priced at a time: the temporaries of so many lie in a processor's caches."""
-KEEP = 16
-"""Candidates of each kernel that are priced again with the power limit."""
-ROUNDS = 3
-"""How often at most the neighbourhood of the best is searched again."""
 _PROMISING = 1.3
 """How far from the best a loop order may be and still be looked at more closely."""
 _IMPROVED = 1.0 - 1e-3
 """What must be won for another round to be worth it."""
+_SLOWED = 1.0 + 1e-8
+"""Slower than a bound by more than ties and rounding."""
 _TIE = 1e-9
 """Weight of the other measure in the ranking: it decides between mappings equal in the first, and no others."""
 
 
-@dataclass(frozen=True)
-class Mapping:
-    """Tile sizes `[stage][dimension]`, outermost first, loop orders, and over how many cores of a flat memory k is
-    split."""
-
-    tiles: tuple[tuple[int, ...], ...]
-    nesting: Nesting
-    split: int = 1
-
-
-@dataclass
-class Found:
-    """Legal mappings of one kernel on one chip, the best first, and how many were looked at. `rejected` counts those
-    that a level could not hold, or that want more cores than there are.
-    """
-
-    mappings: tuple[Mapping, ...]
-    measures: tuple[float, ...]
-    candidates: int
-    legal: int
-    rejected: dict[str, int]
-
-
-@dataclass(frozen=True)
-class Mapper:
-    """Searches the mappings of kernels on one chip, or on several with the same levels, side by side."""
-
-    stages: Stages
-    chip: ChipTensors
-    overlap: str
-    splits: tuple[int, ...] = (1,)
-    objective: Objective = "latency"
-    buffers: float = DOUBLE_BUFFER
-    effort: Effort = "steps"
-    keep: int = KEEP
-
-    def search(self, shapes: Sequence[KernelShape], rates: RateTensors) -> list[list[Found]]:
-        """Mappings of kernels whose problems share a structure, by kernel and by chip."""
-        task = _Task(self, shapes, rates)
-        cores = int(self.chip.cores.min())
-        if self.effort == "every" or (self.effort == "whole" and len(self.stages.levels) > 1):
-            task.look(spaces.whole(task.problems, self.stages, cores, self.buffers))
-        elif len(self.stages.levels) == 1:
-            if self.effort == "survey":
-                task.look(spaces.coarse(task.problems, self.stages, cores, self.buffers))
-            self._one_stage(task)
-        else:
-            self._descend(task, cores)
-        return task.found()
-
-    def rank(self, shapes: Sequence[KernelShape], rates: RateTensors, space: Product) -> list[list[Found]]:
-        """The best mappings of a given space, by kernel and by chip."""
-        task = _Task(self, shapes, rates, space.nestings)
-        task.look(space)
-        return task.found()
-
-    def _one_stage(self, task: _Task) -> None:
-        """Only what lies on the frontier of what fits; in steps of sizes first, then with all sizes near the best."""
-        task.look_at(spaces.largest(task.problems), task.nestings[:1])
-        if self.effort == "steps" and task.all_fit():
-            return  # everything fits whole: nothing moves twice, and no smaller tile moves less
-        for trips in task.trips():
-            lists = spaces.every_size(task.problems, len(task.nestings), self.effort == "whole", trips)
-            for free in task.room(0):
-                found = spaces.frontier(task.problems, self.stages, lists, None, free, self.buffers)
-                task.look_at(found, task.nestings)
-        if self.effort == "whole":
-            return
-        for _ in range(ROUNDS):
-            before = task.by_order.value.clone()
-            for tried, tiles, chip in task.starts():
-                near = spaces.sizes_near(task.problems, tiles, 0)
-                free = task.room(0)[chip]
-                task.look_at(spaces.frontier(task.problems, self.stages, near, tiles, free, self.buffers), tried)
-            if not task.improved(before):
-                return
-
-    def _descend(self, task: _Task, cores: int) -> None:
-        """One stage after the other, from the best of a coarse space in every outermost loop order."""
-        for trips in task.trips():
-            task.look(spaces.coarse(task.problems, self.stages, cores, self.buffers, trips))
-        for _ in range(ROUNDS):
-            before = task.by_order.value.clone()
-            for tried, tiles, _ in task.starts():
-                task.look(spaces.around(task.problems, self.stages, tiles, tried, cores, self.buffers))
-            # Where the outermost tile is what cores hold together, no memory bounds it by itself.
-            for tried, tiles, chip in task.starts() if self.stages.stored[0] == 0 else ():
-                lists = spaces.sizes_between(task.problems, tiles, 0, self.stages)
-                free = task.room(0)[chip]
-                task.look_at(spaces.frontier(task.problems, self.stages, lists, tiles, free, self.buffers), tried)
-            if not task.improved(before):
-                return
-
-
-class _Task:
+class Task:
     """One search under way."""
 
     def __init__(
@@ -146,8 +44,11 @@ class _Task:
         shapes: Sequence[KernelShape],
         rates: RateTensors,
         nestings: tuple[Nesting, ...] | None = None,
+        in_full: bool = False,
     ) -> None:
+        """`in_full`: candidates are ranked by all they cost, the power limit included."""
         self.mapper, self.rates = mapper, rates
+        self.in_full = in_full or mapper.objective != "latency"
         device = mapper.chip.clock.device
         self.kernels = pack(list(shapes), device)
         self.problems = ProblemTensors.of(shapes, device)
@@ -169,7 +70,7 @@ class _Task:
     def look(self, space: Product) -> None:
         """Rank all candidates of a product space."""
         own = None
-        if self.mapper.objective == "latency" and self.mapper.overlap == "max" and not self.problems.structure.diagonal:
+        if not self.in_full and self.mapper.overlap == "max" and not self.problems.structure.diagonal:
             counted = quantities(self.problems, self.mapper.stages, space.buffers)
             own = resources(counted, self.mapper.stages, self.fixed, self.mapper.chip)
         if own is not None:
@@ -242,9 +143,7 @@ class _Task:
         self._count(movement, legal, wide)
         self._offer(value, tried, count, tiles)
 
-    def _offer(
-        self, value: Tensor, tried: Sequence[Nesting], count: int, tiles: Callable[[Tensor], Tensor]
-    ) -> None:
+    def _offer(self, value: Tensor, tried: Sequence[Nesting], count: int, tiles: Callable[[Tensor], Tensor]) -> None:
         """Keep what is best of a chunk, `[row, nesting · candidate · split]`."""
         splits = self.splits.shape[-1]
         numbers = torch.tensor([self.position[n] for n in tried], dtype=torch.float64, device=value.device)
@@ -283,8 +182,15 @@ class _Task:
             self.rejected[name] = self.rejected.get(name, torch.zeros_like(self.legal)) + lost
 
     def _measure(self, movement: Movement) -> Tensor:
-        """What candidates are ranked by: without the power limit, the other measure deciding between equals."""
+        """What candidates are ranked by, the other measure deciding between equals."""
         chip, mapper = self.mapper.chip, self.mapper
+        if self.in_full:
+            cost = evaluate(movement, self.kernels, chip, self.rates, mapper.overlap)
+            if mapper.objective == "edp":
+                return cost.energy_j * cost.latency_s
+            if mapper.objective == "energy":
+                return cost.energy_j + cost.latency_s * (_TIE * chip.dynamic_power)
+            return cost.latency_s + cost.energy_j * (_TIE / chip.dynamic_power)
         seconds = combine([*movement.core_s.values(), movement.external_s], mapper.overlap) + movement.overhead_s
         far = 8.0 * chip.unattributed_bit
         joules = seconds * chip.static_power
@@ -292,14 +198,7 @@ class _Task:
             extra = far if i == len(chip.levels) - 1 else torch.zeros_like(far)
             _add(joules, movement.read_bytes[i], 8.0 * level.read_energy + extra)
             _add(joules, movement.write_bytes[i], 8.0 * level.write_energy + extra)
-        if mapper.objective == "latency":
-            return _add(seconds, joules, _TIE / chip.dynamic_power)
-        vector = self.kernels.vector_ops + self.kernels.special_ops
-        joules = joules + self.kernels.work * (self.rates.energy + self.rates.unattributed)
-        joules = joules + vector * (chip.vector_energy + chip.unattributed_vector_flop)
-        if mapper.objective == "energy":
-            return joules + seconds * (_TIE * chip.dynamic_power)
-        return joules * seconds
+        return _add(seconds, joules, _TIE / chip.dynamic_power)
 
     def starts(self) -> list[tuple[tuple[Nesting, ...], Tensor, int]]:
         """Where to look on: for every chip and outermost loop order, the orders, the best tiles `[kernel, stage,
@@ -341,6 +240,21 @@ class _Task:
         by_chip = [self._priced(chip) for chip in range(self.chips)]
         return [[by_chip[chip][kernel] for chip in range(self.chips)] for kernel in range(count)]
 
+    def limited(self, found: Sequence[Sequence[Found]]) -> list[int]:
+        """Kernels whose best the power limit slows below what was not kept: ranked without it, that bounds latency
+        from below."""
+        if self.in_full:
+            return []
+        floor = torch.maximum(self.ranking.value[:, -1].reshape(-1, self.chips), self.mapper.chip.host_floor.flatten())
+        return [
+            kernel
+            for kernel, by_chip in enumerate(found)
+            if any(
+                f.measures and f.measures[0] > bound * _SLOWED
+                for f, bound in zip(by_chip, floor[kernel].tolist(), strict=True)
+            )
+        ]
+
     def _priced(self, chip: int) -> list[Found]:
         """What was kept for one chip."""
         mapper, orders = self.mapper, len(self.outer)
@@ -355,15 +269,16 @@ class _Task:
         kept = torch.isfinite(value)
         # Places that hold nothing repeat the best.
         what = torch.where(kept.unsqueeze(-1), what, what[:, :1])
-        numbers, rates = at_chip(mapper.chip, chip), at_chip(self.rates, chip)
+        own = Pricing(mapper.stages, at_chip(mapper.chip, chip), mapper.overlap, mapper.buffers)
+        rates = at_chip(self.rates, chip)
         stages, dims = self.shape
         tiles = [[what[..., s * dims + d].clamp(min=1.0) for d in range(dims)] for s in range(stages)]
         split, chosen = what[..., -1].clamp(min=1.0), what[..., -2]
         measure, energy = torch.full_like(split, torch.inf), torch.full_like(split, torch.inf)
         for nesting in torch.unique(chosen[kept]).to(torch.int64).tolist():
-            _, cost = price(self.kernels, self.problems, mapper, self.nestings[nesting], tiles, split, numbers, rates)
+            _, cost = price(self.kernels, self.problems, own, self.nestings[nesting], tiles, split, rates)
             here = kept & (chosen == nesting)
-            of = _objective(cost, mapper.objective)
+            of = objective_of(cost, mapper.objective)
             measure = torch.where(here, of.reshape(split.shape), measure)
             energy = torch.where(here, cost.energy_j.reshape(split.shape), energy)
         order = torch.argsort(energy, dim=1, stable=True)
@@ -386,31 +301,8 @@ class _Task:
         return Mapping(rows, self.nestings[nesting], split)
 
 
-def price(
-    kernels: KernelTensors,
-    problems: ProblemTensors,
-    mapper: Mapper,
-    nesting: Nesting,
-    tiles: Sequence[Sequence[Tensor]],
-    split: Tensor,
-    chip: ChipTensors,
-    rates: RateTensors,
-) -> tuple[Movement, Cost]:
-    """Candidates listed side by side, with everything: `tiles[stage][dimension]`, `split` are `[kernel, candidate]`."""
-    wide = split.unsqueeze(1).unsqueeze(-1)
-    tiling = listed(problems, mapper.stages, nesting, tiles, wide, mapper.buffers)
-    movement = move(kernels, tiling, fixed(kernels, wide, mapper.stages, chip, rates), chip)
-    return movement, evaluate(movement, kernels, chip, rates, mapper.overlap)
-
-
 def _add(total: Tensor, value: Tensor, weight: Tensor) -> Tensor:
     """total + weight · value, in place and in one pass where there is one chip."""
     if weight.numel() == 1 and value.dim() == total.dim():
         return total.add_(value, alpha=float(weight))
     return total.add_(value * weight)
-
-
-def _objective(cost: Cost, objective: Objective) -> Tensor:
-    if objective == "latency":
-        return cost.latency_s
-    return cost.energy_j if objective == "energy" else cost.energy_j * cost.latency_s
