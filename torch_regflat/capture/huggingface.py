@@ -11,7 +11,7 @@ import importlib
 import json
 import re
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -278,12 +278,20 @@ def _on_meta(make: Callable[[str], Any], name: str) -> nn.Module:
             # Tying shares parameters, so it decides their number; transformers does it while initialising, which
             # was skipped.
             model.tie_weights()
+            _group_experts(model)
             built: nn.Module = model.eval()
             return built
         except Exception as caught:
             # That a model has no fused attention is not why it cannot be built.
             error = caught if error is None or "attention implementation" in str(error) else error
     raise ModelError(f"transformers cannot build {name}: {_line(error)}") from error
+
+
+def _group_experts(model: Any) -> None:
+    """Let experts run as grouped products where the model can but does not: a loop over those hit asks for values."""
+    if getattr(model.config, "_experts_implementation", None) == "eager":
+        with suppress(ValueError):
+            model.set_experts_implementation("grouped_mm")
 
 
 def _instantiate(transformers: Any, spec: ModelSpec, dtype: torch.dtype, attention: str) -> Any:

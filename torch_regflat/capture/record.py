@@ -25,7 +25,7 @@ from .hints import Hints
 from .inputs import Inputs, home_device
 from .recorder import Recorder
 from .repeats import Leak
-from .scans import fused_scans
+from .replaced import replaced
 
 
 @dataclass(frozen=True)
@@ -120,7 +120,7 @@ class _Run:
         try:
             with no_collection(), torch.inference_mode():
                 args, kwargs = Inputs(recorder, self.fn, self.kv_cache).add(self.args, self.kwargs)
-                with fused_scans(), intercepted(recorder), recorder:
+                with replaced(), intercepted(recorder), recorder:
                     result = self._call(recorder, args, kwargs)
                 graph = recorder.finish(result)
             finished = True
