@@ -7,7 +7,7 @@ import sys
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
 from importlib.metadata import entry_points
 from typing import Any, Protocol
@@ -17,8 +17,11 @@ from torch._subclasses.fake_tensor import DataDependentOutputException, DynamicO
 from torch.fx._lazy_graph_module import _use_lazy_graph_module
 from torch.multiprocessing.reductions import StorageWeakRef
 from torch.nn.modules import module as _nn_module
+from torch.nn.utils.stateless import _reparametrize_module
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode as TorchDispatchMode
+
+from ..errors import CaptureError
 
 _lock = threading.Lock()
 _implemented: dict[str, tuple[torch.library.Library, int]] = {}
@@ -163,6 +166,14 @@ def as_written(fn: Callable[..., Any]) -> Callable[..., Any]:
     else:
         inner = getattr(fn, "_torchdynamo_orig_callable", fn)
     return inner if callable(inner) else fn
+
+
+def parameters_replaced(
+    module: torch.nn.Module, tensors: dict[str, torch.Tensor]
+) -> AbstractContextManager[Any]:
+    """Within this, `module` has these parameters and buffers, by name, in place of its own."""
+    swapped: AbstractContextManager[Any] = _reparametrize_module(module, tensors, tie_weights=False)
+    return swapped
 
 
 def run_on_meta(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -391,6 +402,8 @@ def _install() -> None:
         _replace(torch.Tensor, name, _value_method)
     for owner, name in ((torch, "tensor"), (torch, "as_tensor"), (torch.Tensor, "new_tensor")):
         _replace(owner, name, _keeps_data)
+    for name in ("__getitem__", "__setitem__"):
+        _replace(torch.Tensor, name, _keeps_positions)
     _replace(torch, "compile", _uncompiled)
     _install_flex_attention()
 
@@ -489,6 +502,11 @@ def _keeps_data(name: str, original: Callable[..., Any]) -> Callable[..., Any]:
         data = args[-1] if name == "new_tensor" else args[0] if args else kwargs.get("data")
         device = args[0].device if name == "new_tensor" else None
         device = torch.device(kwargs["device"]) if kwargs.get("device") is not None else device
+        if isinstance(data, (list, tuple)) and _holds_tensor(data):
+            with suppress(CaptureError):  # not known: it stays a tensor without numbers
+                data = _numbers_of(data)
+                args = (args[0], data, *args[2:]) if name == "new_tensor" else (data, *args[1:])
+                kwargs.pop("data", None)
         if isinstance(data, (bool, int, float, complex, list, tuple)) and not _holds_tensor(data):
             if name == "new_tensor":
                 kwargs.setdefault("dtype", args[0].dtype)
@@ -497,6 +515,35 @@ def _keeps_data(name: str, original: Callable[..., Any]) -> Callable[..., Any]:
         return original(*args, **kwargs)
 
     return make
+
+
+def _numbers_of(data: Any) -> Any:
+    """Lists of numbers for lists of numbers and of tensors that hold one each."""
+    if isinstance(data, (list, tuple)):
+        return [_numbers_of(item) for item in data]
+    return data.item() if isinstance(data, torch.Tensor) and data.dim() == 0 else data
+
+
+def _keeps_positions(name: str, original: Callable[..., Any]) -> Callable[..., Any]:
+    # The list in `x[:, [0, 2]]` becomes a tensor where x is, without numbers; made on the CPU it is a constant.
+    def at(self: torch.Tensor, index: Any, *value: Any) -> Any:
+        if _handlers.stack and self.device.type == "meta" and not _handlers.stack[-1].computes:
+            if isinstance(index, list):
+                index = _positions(index)
+            elif isinstance(index, tuple) and any(isinstance(part, (list, tuple)) for part in index):
+                index = tuple(_positions(part) for part in index)
+        return original(self, index, *value)
+
+    return at
+
+
+def _positions(part: Any) -> Any:
+    if isinstance(part, (list, tuple)) and part:
+        if all(type(item) in (bool, int) for item in part):
+            return torch.tensor(part)
+        if all(isinstance(item, torch.Tensor) and item.dim() == 0 for item in part):
+            return torch.stack(list(part))
+    return part
 
 
 class KeepsConstants(TorchFunctionMode):

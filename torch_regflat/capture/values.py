@@ -20,6 +20,13 @@ from ._torch_private import op_info
 MAX_ELEMENTS = 1 << 22
 MAX_NODES = 20_000
 
+aten = torch.ops.aten
+_LIKE = frozenset(
+    packet.default
+    for packet in (aten.full_like, aten.zeros_like, aten.ones_like, aten.new_full, aten.new_zeros, aten.new_ones)
+)
+"""Operators that look only at the shape and dtype of their first argument, never at its values."""
+
 
 class Unknown(Exception):
     """A value that cannot be worked out; `why` completes "depends on ...", `advice` says what to do."""
@@ -85,7 +92,8 @@ class Values:
                 continue
             needed.add(node)
             self._check(node, len(needed))
-            pending += reversed(input_nodes(node))
+            if node.target not in _LIKE:
+                pending += reversed(input_nodes(node))
             for number in _numbers(node.meta["storage"]):
                 pending += self.writers.get(number, ())
         self._check_written(needed)
@@ -127,6 +135,10 @@ class Values:
         if node in self.assumed:
             self.used_assumptions[str(node.meta.get("input", node.name))] = None
             return self.assumed[node].expand(node.meta["val"].shape).clone()
+        if node.target in _LIKE:
+            like: Any = node.args[0]
+            rest: Any = map_arg(node.args[1:], known.__getitem__)
+            return _call(node.target, (like.meta["val"], *rest), {**node.kwargs, "device": torch.device("cpu")})
         args, kwargs = map_arg((node.args, node.kwargs), known.__getitem__)
         return _call(node.target, args, kwargs)
 
