@@ -27,7 +27,6 @@ from .capture import graphs
 from .capture._torch_private import eager
 from .capture.hints import Hints
 from .capture.live import LiveRecorder
-from .capture.model_inputs import describe as describe_inputs
 from .capture.record import capture
 from .capture.training import capture_training
 from .cost import MODEL_VERSION
@@ -247,17 +246,18 @@ def profile_model(
 
 
 def _capture_prepared(ready: Prepared, hints: Hints | None) -> tuple[fx.GraphModule, Prepared]:
-    """The graph of a prepared model, with the first of its inputs that it runs with; another than the first is said."""
+    """The graph of a prepared model, called in the first way in which it runs; another than the first is said."""
+
+    def captured(way: Prepared) -> tuple[fx.GraphModule, Prepared]:
+        return capture(way.fn or way.model, way.args, way.kwargs, kv_cache=way.kv_cache, hints=hints), way
+
     try:
-        return capture(ready.model, ready.args, ready.kwargs, kv_cache=ready.kv_cache, hints=hints), ready
+        return captured(ready)
     except CaptureError as error:
-        for kwargs in ready.other_inputs:
-            try:
-                graph = capture(ready.model, ready.args, kwargs, kv_cache=ready.kv_cache, hints=hints)
-            except CaptureError:
-                continue
-            said = f"profiled with {describe_inputs(kwargs)}; with {ready.inputs} it failed: {error}"
-            return graph, replace(ready, kwargs=kwargs, inputs=describe_inputs(kwargs), notes=(*ready.notes, said))
+        for call in ready.others:
+            said = f"profiled with {call.text}; with {ready.inputs} it failed: {error}"
+            with contextlib.suppress(CaptureError):
+                return captured(ready.otherwise(call, said))
         raise
 
 
