@@ -14,6 +14,8 @@ from typing import Any
 from torch import Tensor, nn
 
 from ...errors import CaptureError
+from .. import state
+from ..inputs import is_cache
 from .compose import combinations, least, with_media
 from .declared import Declared, Layout
 from .layouts import further, usual
@@ -45,8 +47,13 @@ def candidates(model: nn.Module, batch: int, tokens: int) -> Iterator[dict[str, 
 
 def describe(kwargs: dict[str, Any]) -> str:
     """`input_ids [1, 8], pixel_values [1, 3, 224, 224]`."""
-    tensors = ((k, t) for k, v in kwargs.items() for t in (v if isinstance(v, list) else [v]))
-    return ", ".join(f"{k} {list(t.shape)}" for k, t in tensors if isinstance(t, Tensor))
+    parts = []
+    for name, value in kwargs.items():
+        tensors = [t for t in (value if isinstance(value, list) else [value]) if isinstance(t, Tensor)]
+        parts += [f"{name} {list(tensor.shape)}" for tensor in tensors]
+        if state.is_stateful(value) and not is_cache(value):
+            parts.append(f"{name} ({type(value).__name__})")
+    return ", ".join(parts)
 
 
 def _all_media(d: Declared, errors: list[CaptureError]) -> Iterator[dict[str, Any]]:

@@ -6,10 +6,10 @@ from collections.abc import Iterator
 from typing import Any
 
 from ...errors import CaptureError
-from . import images, sound, states, text
+from . import images, objects, sound, states, text
 from .declared import Declared, Maker
 
-MAKERS: dict[str, Maker] = {**text.MAKERS, **images.MAKERS, **sound.MAKERS, **states.MAKERS}
+MAKERS: dict[str, Maker] = {**text.MAKERS, **images.MAKERS, **sound.MAKERS, **states.MAKERS, **objects.MAKERS}
 
 _MEDIA = (
     "pixel_values", "pixel_values_videos", "input_features", "input_values", "image_patches", "flattened_patches",
@@ -25,6 +25,7 @@ _COMPANIONS: dict[str, tuple[str, ...]] = {
     "input_features": ("input_features_mask", "feature_attention_mask", "feature_lens", "aftercnn_lens"),
     "flattened_patches": ("attention_mask",),
     "states": ("actions", "rewards", "returns_to_go", "timesteps"),
+    "inference_session": ("frame_idx",),
     "past_values": ("past_time_features", "past_observed_mask", "future_time_features", "future_values"),
 }  # fmt: skip
 """Parameters without which an input cannot be read."""
@@ -35,6 +36,9 @@ OPTIONAL = (
     "decoder_input_values", "grid_thw",
 )  # fmt: skip
 """Parameters with a default without which some models, and many of their parts, do not run."""
+
+_ALWAYS = ("lang_ids", "context_input_ids", "context_attention_mask", "doc_scores")
+"""Parameters with a default that stands for something a model has to be told elsewhere (a language, a retriever)."""
 
 _NEVER = ("past_key_values", "encoder_outputs", "labels")
 """What a call makes for itself."""
@@ -92,7 +96,7 @@ def least(d: Declared) -> Iterator[dict[str, Any]]:
 
 
 def _names(d: Declared, media: tuple[str, ...]) -> list[str]:
-    names = [n for n in d.parameters if n in media or n in d.required]
+    names = [n for n in d.parameters if n in media or n in d.required or n in _ALWAYS]
     if not media or not any(n in d.main for n in names):
         names += [n for n in d.main if n in d.parameters and n not in names]
     if media and "input_ids" in d.parameters:

@@ -126,7 +126,12 @@ def pixels(d: Declared) -> Tensor:
 
 
 def _other_pixels(d: Declared) -> Tensor:
-    """The frames of a clip one after the other; pictures one to a prompt, patches one batch."""
+    """The frames of a clip one after the other; patches with colours last; pictures one to a prompt, one batch."""
+    if d.layout.pixels_as == "colours last":
+        count = d.batch * math.prod(grid(d) if is_patched(d) else patches(d))
+        temporal = getattr(d.vision, "temporal_patch_size", None)
+        side = patch(d) if temporal else patch(d) * merge(d)
+        return d.meta(count, *([temporal] if temporal else []), side, side, channels(d))
     if d.layout.pixels_as == "frames":
         return d.meta(d.batch * frames(d), channels(d), *image_size(d))
     if is_patched(d):

@@ -42,7 +42,7 @@ def further(model: nn.Module, tokens: int) -> Iterator[Layout]:
         yield from (Layout(optional=True, embeds=True, bins=width) for width in (None, *widths))
         yield from (Layout(optional=True, bins=width) for width in widths)
     if "pixel_values" in parameters:
-        yield from (Layout(pixels_as=way) for way in ("frames", "one"))
+        yield from (Layout(pixels_as=way) for way in ("frames", "one", "colours last"))
         yield Layout(pixels_as="one", optional=True)
         yield from (Layout(side=side) for side in _SIDES)
     if any(name in parameters for name in _STATES):

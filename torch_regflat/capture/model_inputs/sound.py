@@ -84,5 +84,8 @@ MAKERS: dict[str, Maker] = {
     "spectrogram": lambda d: d.meta(d.batch, 64, d.config.model_in_dim),
     "condition_vector": lambda d: d.meta(d.batch, d.tokens, d.config.mel_dim),
     "speaker_embedding": lambda d: d.meta(d.batch, d.tokens, d.config.enc_emb_dim),
+    "code": lambda d: torch.zeros(d.batch, d.tokens, dtype=torch.long),
+    "conditioning": lambda d: d.meta(d.batch, d.config.dit_config.enc_emb_dim),
+    "reference_mel": lambda d: d.meta(d.batch, 2 * d.tokens, d.config.dit_config.mel_dim),
     "quantized_code": lambda d: torch.zeros(d.batch, d.tokens // getattr(d.config, "repeats", 1), dtype=torch.long),
 }

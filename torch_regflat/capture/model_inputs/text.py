@@ -161,5 +161,9 @@ MAKERS: dict[str, Maker] = {
     "num_options": lambda d: torch.full((d.batch, 1), 2),
     "question_type_ids": lambda d: torch.zeros(d.batch, 1, dtype=torch.long),
     "question_positions": lambda d: torch.zeros(d.batch, 1, dtype=torch.long),
+    "lang_ids": lambda d: torch.zeros(d.batch, dtype=torch.long),
+    "context_input_ids": lambda d: ids(d, d.tokens).repeat(5, 1),
+    "context_attention_mask": lambda d: torch.ones(5 * d.batch, d.tokens, dtype=torch.long),
+    "doc_scores": lambda d: d.meta(d.batch, 5),
     "mask": lambda d: torch.ones(d.batch, d.tokens, dtype=torch.bool),
 }
