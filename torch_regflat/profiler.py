@@ -28,7 +28,7 @@ from .capture._torch_private import eager
 from .capture.hints import Hints
 from .capture.live import LiveRecorder
 from .capture.record import capture
-from .capture.training import capture_training
+from .capture.training import AUTOCAST, capture_training
 from .cost import MODEL_VERSION
 from .errors import CapacityError, CaptureError, InputError, UnmodelledError
 from .hardware.chip import Chip
@@ -163,6 +163,8 @@ def profile_training(
     *,
     optimizer: str | None = "adamw",
     loss: Callable[[Any], torch.Tensor] | None = None,
+    autocast: str | None = None,
+    master_weights: bool = False,
     chip: ChipLike | Sequence[ChipLike] = DEFAULT_CHIP,
     strict: bool = False,
     name: str | None = None,
@@ -170,7 +172,10 @@ def profile_training(
     """Profile one training step: forward, backward and optimizer (`adamw`, `sgd`, `sgd-momentum` or None).
 
     `loss` makes a scalar of what the model returns; without it that is the model's own loss where it gives one, else
-    the sum of its outputs. Parameters, gradients and optimizer state have the dtype of the model's parameters.
+    the sum of its outputs. Parameters, gradients and optimizer state have the dtype of the model's parameters. With
+    `autocast` (`bfloat16`, `float16`) forward and loss run as under `torch.autocast`; with `master_weights` the
+    optimizer keeps a float32 copy of parameters of fewer bits and its state in float32. Raises `InputError` for an
+    unknown name, `CaptureError` when the step cannot be run on meta tensors.
     """
     if not callable(model):
         raise InputError(f"profile_training() takes a module or a function, found {type(model).__name__}")
@@ -178,8 +183,10 @@ def profile_training(
     args = (args,) if isinstance(args, torch.Tensor) else tuple(args)
     label = name or str(getattr(model, "__qualname__", type(model).__name__))
     with _guard():
-        graph = capture_training(model, args, kwargs, optimizer=optimizer, loss=loss)
-        labels = _Labels(model=label, phase="train", notes=(_optimizer_note(optimizer),))
+        graph = capture_training(
+            model, args, kwargs, optimizer=optimizer, loss=loss, autocast=autocast, master_weights=master_weights
+        )
+        labels = _Labels(model=label, phase="train", notes=_training_notes(optimizer, autocast, master_weights))
         return _finish(graph, chips, strict, labels, _module_bytes(model), _Changes())
 
 
@@ -194,6 +201,8 @@ def profile_model(
     dtype: str | None = None,
     kv_dtype: str | None = None,
     optimizer: str | None = "adamw",
+    autocast: str | None = None,
+    master_weights: bool = False,
     strict: bool = False,
     trust_remote_code: bool = False,
     weights: str | None = None,
@@ -204,8 +213,8 @@ def profile_model(
     """Profile a model by shipped name, folder with a `config.json`, hub id or `module:factory`, in one phase.
 
     `seq_len` is the number of new tokens of a prefill, `context` the tokens already cached for a decode step. The
-    phase `train` is a training step with the `optimizer` of `profile_training`. `weights`, `activations` and
-    `routing_skew` are as of `profile`.
+    phase `train` is a training step; `optimizer`, `autocast` and `master_weights` are as of `profile_training`.
+    `weights`, `activations` and `routing_skew` are as of `profile`.
     """
     from .capture.huggingface import prepare
 
@@ -226,8 +235,18 @@ def profile_model(
         if ready.phase == "train":
             if weights is not None:
                 raise InputError(f"weights in {weights} are for inference; a training step updates the model's own")
-            graph = capture_training(ready.model, ready.args, ready.kwargs, optimizer=optimizer, train_mode=True)
-            notes += (_optimizer_note(optimizer),)
+            graph = capture_training(
+                ready.model,
+                ready.args,
+                ready.kwargs,
+                optimizer=optimizer,
+                train_mode=True,
+                autocast=autocast,
+                master_weights=master_weights,
+            )
+            notes += _training_notes(optimizer, autocast, master_weights)
+        elif autocast is not None or master_weights:
+            raise InputError(f"autocast and master_weights are for the phase train, not for {ready.phase}")
         else:
             graph, ready = _capture_prepared(ready, hints)
             notes = ready.notes
@@ -420,10 +439,14 @@ def check_chips(chips: ChipLike | Sequence[ChipLike]) -> None:
     _load(chips)
 
 
-def _optimizer_note(optimizer: str | None) -> str:
+def _training_notes(optimizer: str | None, autocast: str | None, master_weights: bool) -> tuple[str, ...]:
     if optimizer is None:
-        return "training step without optimizer: forward and backward"
-    return f"training step with {optimizer}; gradients and optimizer state in the dtype of each parameter"
+        step = "training step without optimizer: forward and backward"
+    elif master_weights:
+        step = f"training step with {optimizer} on float32 master weights, its state in float32"
+    else:
+        step = f"training step with {optimizer}; gradients and optimizer state in the dtype of each parameter"
+    return (step, f"forward and loss under autocast to {AUTOCAST[autocast]}") if autocast else (step,)
 
 
 def _load(chips: ChipLike | Sequence[ChipLike]) -> list[Chip]:

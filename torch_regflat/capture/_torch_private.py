@@ -217,6 +217,14 @@ class Handler(Protocol):
 
     def values_of(self, tensor: torch.Tensor, asked: str) -> torch.Tensor: ...
 
+    def casting(self, dtype: torch.dtype | None) -> AbstractContextManager[None]:
+        """A context in which functions run as under autocast to `dtype`, or as under a disabled one."""
+        ...
+
+    def casts_to(self) -> torch.dtype | None:
+        """What autocast lowers to where the code is now."""
+        ...
+
     @property
     def computes(self) -> bool:
         """Whether the code it records runs for real, so that only module calls are of interest."""
@@ -405,7 +413,76 @@ def _install() -> None:
     for name in ("__getitem__", "__setitem__"):
         _replace(torch.Tensor, name, _keeps_positions)
     _replace(torch, "compile", _uncompiled)
+    for name in ("__init__", "__enter__", "__exit__"):
+        _replace(torch.autocast, name, _AUTOCAST[name])
+    _replace(torch, "is_autocast_enabled", _is_autocast_enabled)
+    _replace(torch, "get_autocast_dtype", _get_autocast_dtype)
     _install_flex_attention()
+
+
+def active_autocast() -> torch.dtype | None:
+    """What an autocast around this code lowers to, None where there is none."""
+    for device in ("cuda", "cpu"):
+        if torch.is_autocast_enabled(device):
+            return torch.get_autocast_dtype(device)
+    return None
+
+
+def _records() -> bool:
+    return bool(_handlers.stack) and not _handlers.stack[-1].computes
+
+
+def _autocast_init(name: str, original: Callable[..., Any]) -> Callable[..., Any]:
+    # Torch knows no autocast of meta tensors, and switches that of CUDA off where there is none. Its own state stays
+    # disabled, so that values of small tensors are worked out as they are.
+    def init(
+        self: Any, device_type: str, dtype: Any = None, enabled: bool = True, cache_enabled: bool | None = None
+    ) -> None:
+        if not _records():
+            original(self, device_type, dtype, enabled, cache_enabled)
+            return
+        default = torch.bfloat16 if device_type == "cpu" else torch.float16
+        self._regflat_lowers_to = (dtype or default) if enabled else None
+        original(self, "cpu", torch.bfloat16, False, cache_enabled)
+
+    return init
+
+
+def _autocast_enter(name: str, original: Callable[..., Any]) -> Callable[..., Any]:
+    def enter(self: Any) -> Any:
+        if _records() and hasattr(self, "_regflat_lowers_to"):
+            context = _handlers.stack[-1].casting(self._regflat_lowers_to)
+            context.__enter__()
+            self.__dict__.setdefault("_regflat_contexts", []).append(context)
+        return original(self)
+
+    return enter
+
+
+def _autocast_exit(name: str, original: Callable[..., Any]) -> Callable[..., Any]:
+    def leave(self: Any, *error: Any) -> Any:
+        result = original(self, *error)
+        contexts = self.__dict__.get("_regflat_contexts")
+        if contexts:
+            contexts.pop().__exit__(*error)
+        return result
+
+    return leave
+
+
+_AUTOCAST = {"__init__": _autocast_init, "__enter__": _autocast_enter, "__exit__": _autocast_exit}
+
+
+def _is_autocast_enabled(name: str, original: Callable[..., Any]) -> Callable[..., Any]:
+    return lambda *args: _handlers.stack[-1].casts_to() is not None if _records() else original(*args)
+
+
+def _get_autocast_dtype(name: str, original: Callable[..., Any]) -> Callable[..., Any]:
+    def lowers_to(*args: Any) -> Any:
+        found = _handlers.stack[-1].casts_to() if _records() else None
+        return original(*args) if found is None else found
+
+    return lowers_to
 
 
 def _uncompiled(name: str, original: Callable[..., Any]) -> Callable[..., Any]:

@@ -19,7 +19,8 @@ from torch.nn.parameter import UninitializedParameter
 
 from ..errors import CaptureError, RegflatError
 from . import state
-from ._torch_private import as_written, intercepted
+from ._torch_private import active_autocast, as_written, intercepted
+from .autocast import casting
 from .graphs import as_callable
 from .hints import Hints
 from .inputs import Inputs, home_device
@@ -120,7 +121,7 @@ class _Run:
         try:
             with no_collection(), torch.inference_mode():
                 args, kwargs = Inputs(recorder, self.fn, self.kv_cache).add(self.args, self.kwargs)
-                with replaced(), intercepted(recorder), recorder:
+                with casting(active_autocast()), replaced(), intercepted(recorder), recorder:
                     result = self._call(recorder, args, kwargs)
                 graph = recorder.finish(result)
             finished = True

@@ -6,7 +6,7 @@ import operator
 import os
 import re
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from typing import Any
 
 import torch
@@ -24,6 +24,7 @@ from ._torch_private import (
     run_on_meta,
     without_dispatch,
 )
+from .autocast import casting, casts_to
 from .hints import NOTHING, Hints, Supplied, as_count, as_number, as_tensor
 from .names import Names, attribute_name, readable, safe_answer, user_line
 from .repeats import Repeats
@@ -196,6 +197,14 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
                     return as_tensor(hint, tensor, line)
                 raise self.refusal(f"asks for the values of a tensor ({asked})", unknown) from None
         return real
+
+    def casting(self, dtype: torch.dtype | None) -> AbstractContextManager[None]:
+        """A context in which the code runs as under autocast to `dtype`, or as under a disabled one."""
+        return casting(dtype)
+
+    def casts_to(self) -> torch.dtype | None:
+        """What autocast lowers to where the code is now."""
+        return casts_to()
 
     def refusal(self, does: str, unknown: Unknown) -> CaptureError:
         advice = self._advice_for_experts() or unknown.advice

@@ -18,17 +18,21 @@ from torch.fx import GraphModule
 from torch.utils import _pytree as pytree
 
 from ..errors import CaptureError, InputError, near
+from ..operators import optimizers as _optimizers  # defines the operators with master weights
 from . import state
-from ._torch_private import autograd_node, intercepted, next_sequence_number, op_info
+from ._torch_private import active_autocast, autograd_node, intercepted, next_sequence_number, op_info
+from .autocast import casting
 from .fused import fused_operators
 from .gradients import BOUNDARY, GradientRepeats
 from .inputs import Inputs, home_device
 from .record import no_collection
 from .recorder import Recorder
 from .repeats import Leak
+from .replaced import replaced
 from .twins import Twins
 
 aten = torch.ops.aten
+_defined_by = _optimizers.__name__
 _NO_NUMBER = 1 << 62
 """Accumulating into a parameter's gradient has no number of its own."""
 
@@ -40,6 +44,15 @@ OPTIMIZERS = ("adamw", "sgd", "sgd-momentum")
 """What `optimizer` may be: AdamW keeps two moments for each parameter, SGD none, SGD with momentum one."""
 
 
+AUTOCAST: dict[str, torch.dtype] = {
+    "bf16": torch.bfloat16,
+    "bfloat16": torch.bfloat16,
+    "fp16": torch.float16,
+    "float16": torch.float16,
+}
+"""What `autocast` may be."""
+
+
 def capture_training(
     model: Callable[..., Any],
     args: tuple[Any, ...] = (),
@@ -48,22 +61,29 @@ def capture_training(
     optimizer: str | None = "adamw",
     loss: Loss | None = None,
     train_mode: bool = False,
+    autocast: str | None = None,
+    master_weights: bool = False,
     repeats: bool = True,
 ) -> GraphModule:
     """Record forward, backward and optimizer step of `model(*args, **kwargs)` as one fx graph of ATen operators.
 
     `loss` makes a scalar of what the model returns; without it that is the model's own loss (`.loss`) where there is
-    one, else the sum of its floating-point outputs. With `train_mode`, modules are in training mode meanwhile. The
-    output of the graph is the loss and the gradients of the parameters in order. Nothing of the model is changed.
+    one, else the sum of its floating-point outputs. With `train_mode`, modules are in training mode meanwhile. With
+    `autocast` (`bfloat16` or `float16`) forward and loss run as under `torch.autocast`. With `master_weights` the
+    optimizer keeps a float32 copy of parameters of fewer bits, and its state in float32. The output of the graph is the
+    loss and the gradients of the parameters in order. Nothing of the model is changed.
     """
     if optimizer is not None and optimizer not in OPTIMIZERS:
         raise InputError(
             f"unknown optimizer {optimizer!r}{near(optimizer, OPTIMIZERS) or ';'} it must be one of "
             f"{', '.join(OPTIMIZERS)}, or None"
         )
+    if optimizer is None and master_weights:
+        raise InputError("master_weights are the optimizer's, and there is no optimizer; name one")
+    lowered = _autocast_dtype(autocast)
     if not callable(model):
         raise CaptureError(f"a {type(model).__name__} cannot be captured; pass a module or a function")
-    step = _Step(model, args, kwargs or {}, optimizer, loss, train_mode)
+    step = _Step(model, args, kwargs or {}, optimizer, loss, train_mode, lowered, master_weights)
     refused: set[Hashable] = set()
     while repeats and len(refused) < MAX_REFUSED:
         try:
@@ -73,6 +93,14 @@ def capture_training(
                 break
             refused.add(leak.built)
     return step.record(None)
+
+
+def _autocast_dtype(name: str | None) -> torch.dtype | None:
+    if name is None:
+        return active_autocast()
+    if name not in AUTOCAST:
+        raise InputError(f"autocast is {name!r}; it must be one of {', '.join(AUTOCAST)}, or None")
+    return AUTOCAST[name]
 
 
 class TrainingRecorder(Recorder):  # type: ignore[no-untyped-call]
@@ -175,9 +203,12 @@ class _Step:
         optimizer: str | None,
         loss: Loss | None,
         train_mode: bool,
+        autocast: torch.dtype | None,
+        master_weights: bool,
     ) -> None:
         self.model, self.args, self.kwargs = model, args, kwargs
         self.optimizer, self.loss, self.train_mode = optimizer, loss, train_mode
+        self.autocast, self.master_weights = autocast, master_weights
         owner = model if isinstance(model, torch.nn.Module) else getattr(model, "__self__", None)
         self.root = owner if isinstance(owner, torch.nn.Module) else None
 
@@ -192,10 +223,10 @@ class _Step:
                 stand_ins = StandIns(self.root, saved, self.train_mode)
                 recorder = TrainingRecorder(self.root, name, home, refused=refused, saved=saved)
                 args, kwargs = Inputs(recorder, self.model, ()).add(self.args, self.kwargs)
-                with intercepted(recorder), fused_operators(), recorder:
+                with casting(self.autocast), replaced(), intercepted(recorder), fused_operators(), recorder:
                     loss = self._run(recorder, args, kwargs)
                 with torch.no_grad():
-                    gradients = Updates(recorder, stand_ins.parameters).record(self.optimizer)
+                    gradients = Updates(recorder, stand_ins.parameters, self.master_weights).record(self.optimizer)
                 if isinstance(recorder.repeats, GradientRepeats):
                     recorder.repeats.drop_plans()
                 recorder.phase, recorder.owner = "forward", ""
@@ -285,11 +316,12 @@ class StandIns:
 class Updates:
     """Records the optimizer: one fused operator for each parameter, which reads and writes exactly what torch's does.
 
-    Torch's fused optimizers refuse meta tensors, so the operator is written into the graph and not run.
+    Torch's fused optimizers refuse meta tensors, so the operator is written into the graph and not run. With
+    `master_weights` parameters of fewer than 32 bits have a float32 copy, which is what is updated.
     """
 
-    def __init__(self, recorder: TrainingRecorder, parameters: list[torch.nn.Parameter]) -> None:
-        self.recorder = recorder
+    def __init__(self, recorder: TrainingRecorder, parameters: list[torch.nn.Parameter], master_weights: bool) -> None:
+        self.recorder, self.master_weights = recorder, master_weights
         self.parameters = [p for p in parameters if p.requires_grad and p.grad is not None]
 
     def record(self, optimizer: str | None) -> list[torch.Tensor]:
@@ -299,12 +331,13 @@ class Updates:
             for parameter in self.parameters:
                 self.recorder.owner = self.recorder.owner_of(parameter)
                 name = self.recorder.names.tensor(parameter) or self.recorder.names.unique("parameter")
-                func, args, kwargs = _adamw() if optimizer == "adamw" else _sgd(optimizer == "sgd-momentum")
-                nodes = tuple([self._node(part, parameter, name)] if part else [] for part in args)
+                master = self.master_weights and parameter.dtype.itemsize < 4
+                func, args, kwargs = _STEPS[optimizer, master]
+                nodes = tuple([self._node(part, parameter, name, master)] if part else [] for part in args)
                 self.recorder.append(func, op_info(func), nodes, kwargs, None)
         return [p.grad for p in self.parameters if p.grad is not None]
 
-    def _node(self, part: str, parameter: torch.nn.Parameter, name: str) -> Any:
+    def _node(self, part: str, parameter: torch.nn.Parameter, name: str, master: bool) -> Any:
         if part == "parameter":
             return self.recorder.node(parameter)
         if part == "gradient":
@@ -314,19 +347,40 @@ class Updates:
             if part == "step":
                 tensor = torch.zeros((), dtype=torch.float32, device="meta")
             else:
-                tensor = torch.empty_like(parameter, requires_grad=False)
+                dtype = torch.float32 if master else parameter.dtype
+                tensor = torch.empty_like(parameter, requires_grad=False, dtype=dtype)
         return self.recorder.attribute(tensor, f"optimizer.{name}.{part}")
 
 
-def _adamw() -> tuple[Any, tuple[str, ...], dict[str, Any]]:
-    """torch.optim.AdamW(fused=True) with its defaults; "" is an empty list."""
-    kwargs = {"lr": 1e-3, "beta1": 0.9, "beta2": 0.999, "weight_decay": 1e-2, "eps": 1e-8}
-    parts = ("parameter", "gradient", "exp_avg", "exp_avg_sq", "", "step")
-    return aten._fused_adamw_.default, parts, {**kwargs, "amsgrad": False, "maximize": False}
+_ADAMW: dict[str, Any] = {"lr": 1e-3, "beta1": 0.9, "beta2": 0.999, "weight_decay": 1e-2, "eps": 1e-8}
+_SGD: dict[str, Any] = {"lr": 1e-3, "weight_decay": 0.0, "momentum": 0.0}
+_MOMENTUM = {**_SGD, "momentum": 0.9}
+_FUSED_ADAMW = {**_ADAMW, "amsgrad": False, "maximize": False}
+_FUSED_SGD: dict[str, Any] = {"dampening": 0.0, "nesterov": False, "maximize": False, "is_first_step": False}
 
-
-def _sgd(momentum: bool) -> tuple[Any, tuple[str, ...], dict[str, Any]]:
-    """torch.optim.SGD(fused=True); its momentum is 0.9 where there is one."""
-    kwargs = {"weight_decay": 0.0, "momentum": 0.9 if momentum else 0.0, "lr": 1e-3, "dampening": 0.0}
-    parts = ("parameter", "gradient", "momentum_buffer" if momentum else "")
-    return aten._fused_sgd_.default, parts, {**kwargs, "nesterov": False, "maximize": False, "is_first_step": False}
+_Operator = tuple[Any, tuple[str, ...], dict[str, Any]]
+_STEPS: dict[tuple[str, bool], _Operator] = {
+    ("adamw", False): (
+        aten._fused_adamw_.default,
+        ("parameter", "gradient", "exp_avg", "exp_avg_sq", "", "step"),
+        _FUSED_ADAMW,
+    ),
+    ("sgd", False): (aten._fused_sgd_.default, ("parameter", "gradient", ""), {**_SGD, **_FUSED_SGD}),
+    ("sgd-momentum", False): (
+        aten._fused_sgd_.default,
+        ("parameter", "gradient", "momentum_buffer"),
+        {**_MOMENTUM, **_FUSED_SGD},
+    ),
+    ("adamw", True): (
+        torch.ops.regflat.adamw_master_.default,
+        ("parameter", "gradient", "master", "exp_avg", "exp_avg_sq", "step"),
+        _ADAMW,
+    ),
+    ("sgd", True): (torch.ops.regflat.sgd_master_.default, ("parameter", "gradient", "master", ""), _SGD),
+    ("sgd-momentum", True): (
+        torch.ops.regflat.sgd_master_.default,
+        ("parameter", "gradient", "master", "momentum_buffer"),
+        _MOMENTUM,
+    ),
+}
+"""(optimizer, with a master copy) -> the operator with torch's default options; "" is an empty list."""
