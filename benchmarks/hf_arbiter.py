@@ -18,12 +18,14 @@ time. All else counts against us ("inputs"), as inputs that we do not know how t
 from __future__ import annotations
 
 import importlib
+import itertools
 from collections.abc import Iterator
 from typing import Any
 
 from hf_models import TOKENS, configured
 
 MAX_CPU_PARAMETERS = 6_000_000_000
+MAX_WAYS = 8
 
 _NO_ATTENTION = "no layer of the default configuration has the attention whose cache is asked for"
 _MROPE = "mrope_section [8, 12, 12] does not add up to half of the rotary part of a head"
@@ -50,6 +52,7 @@ DEFAULTS: dict[str, tuple[str, str]] = {
     "uvdoc": ("channels", "the head takes the maps of all stages, the default backbone gives the last only"),
     "lw_detr": ("expected a non-empty list of Tensors", "projector_scale_factors is empty: there are no feature maps"),
     "pp_doclayout_v2": ("too many indices for tensor of dimension 0", "class_thresholds is None"),
+    "blip-2": ("has no attribute 'intermediate'", "qformer_config.use_qformer_text_input is False"),
     "llama4_vision_model": ("[256, 3072] X [5632, 4096]", "intermediate_size is not that of the shuffled patches"),
 }
 """Types whose default configuration contradicts itself -> (part of the error of a run on the CPU, what is wrong)."""
@@ -95,7 +98,7 @@ def verdict(
     if getattr(cls.forward, "__name__", "") == "_forward_unimplemented":
         return "transformers", "no forward", f"{cls.__name__} defines no forward"
     try:
-        ways = list(candidates(model, 1, TOKENS))
+        ways = list(itertools.islice(candidates(model, 1, TOKENS), MAX_WAYS))
     except Exception as error:
         return "refused", "", f"no inputs: {one_line(error)}"
     errors: list[Exception] = []
@@ -118,13 +121,17 @@ def _settings(cls: type, config_class: type, model: Any) -> Iterator[tuple[str, 
     no_weights = importlib.import_module("transformers.initialization").no_init_weights
     for few in (True, False):
         config = configured(cls, config_class, few)
-        with torch.device("meta"), no_weights():
-            count = sum(p.numel() for p in cls(config).parameters())
-        if count > MAX_CPU_PARAMETERS:
+        try:
+            with torch.device("meta"), no_weights():
+                count = sum(p.numel() for p in cls(config).parameters())
+            if count > MAX_CPU_PARAMETERS:
+                continue
+            dtype = torch.float32 if count < 1e9 else torch.bfloat16
+            with no_weights():  # memory that was never written is zero, and takes no room
+                model = cls._from_config(config, dtype=dtype).eval()  # type: ignore[attr-defined]
+        except Exception:  # too large, or not to be built this way
             continue
-        dtype = torch.float32 if count < 1e9 else torch.bfloat16
-        with no_weights():  # memory that was never written is zero, and takes no room
-            yield "the CPU", cls._from_config(config, dtype=dtype).eval(), dtype  # type: ignore[attr-defined]
+        yield "the CPU", model, dtype
 
 
 def _blame(kind: str, config_class: type, errors: list[Exception]) -> tuple[str, str, str]:

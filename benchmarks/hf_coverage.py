@@ -99,6 +99,7 @@ def rows_of(kind: str) -> Iterator[Row]:
         reason = "transformers has no model class for this configuration"
         yield Row(kind, config_class.__name__, "", "transformers", reason, "no class")
     hopeless = False  # no other way of building it helped an earlier row
+    last: Row | None = None
     for cls in classes:
         try:
             with limited(LIMIT):
@@ -112,9 +113,13 @@ def rows_of(kind: str) -> Iterator[Row]:
         phases = phases_of(model)
         for phase in ("prefill", "decode") if phases[0] == "prefill" else phases[:1]:
             row = best_row(kind, cls, config_class, model, phase, hopeless)
-            hopeless = hopeless or row.status not in ("ok", "hinted")
-            if row.status not in ("ok", "hinted") and ARBITER:
+            failed = row.status not in ("ok", "hinted")
+            hopeless = hopeless or failed
+            if failed and phase == "decode" and last is not None and last.status == "transformers":
+                row.status, row.shown_by, row.reason = last.status, last.shown_by, f"its prefill: {last.reason}"
+            elif failed and ARBITER:
                 arbitrate(row, cls, config_class, model)
+            last = row
             yield row
 
 

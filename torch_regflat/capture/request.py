@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
@@ -103,6 +104,7 @@ def checked(
 def _check_lengths(request: Request) -> None:
     """Fill in the default lengths and refuse those beyond the model's positions."""
     reads_tokens = request.main_input == "input_ids"
+    takes_tokens = reads_tokens or "input_ids" in inspect.signature(request.model.forward).parameters
     two_stacks = request.is_encoder_decoder
     limit = positions_of(request.model)
     if request.phase == "decode":
@@ -117,11 +119,11 @@ def _check_lengths(request: Request) -> None:
             )
         if not two_stacks:
             return
-    if not reads_tokens and not two_stacks:
+    if not takes_tokens and not two_stacks:
         if request.seq_len is not None:
             raise InputError(f"{request.name} reads {request.main_input} of a fixed size; it takes no seq_len")
         return
-    default = DEFAULT_TOKENS if reads_tokens else _PROMPT_TOKENS
+    default = DEFAULT_TOKENS if reads_tokens or not two_stacks else _PROMPT_TOKENS
     request.seq_len = request.seq_len or min(default, limit or default)
     if limit is not None and request.seq_len > limit:
         raise InputError(f"seq_len {request.seq_len} is beyond the {limit} positions of {request.name}")

@@ -75,6 +75,8 @@ def _is_plain(request: Request) -> bool:
     main = request.model.main_input_name
     if not isinstance(main, str) or main not in parameters or media - {main} or required - {main}:
         return False
+    if type(request.model).__name__.endswith("MultipleChoice"):
+        return False
     if main == "input_features":
         return hasattr(request.config, "num_mel_bins") and hasattr(request.config, "max_source_positions")
     return main == "input_ids" or (

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+import torch
+
 from ...errors import CaptureError
 from . import images, objects, sound, states, text
 from .declared import Declared, Maker
@@ -33,7 +35,7 @@ _COMPANIONS: dict[str, tuple[str, ...]] = {
 OPTIONAL = (
     "encoder_hidden_states", "patch_embeds", "patch_ids", "num_patches", "last_hidden_state", "visual_feats",
     "visual_pos", "image_attention_mask", "image_embeds_position_mask", "question_positions", "vision_pos_embeds",
-    "decoder_input_values", "grid_thw",
+    "decoder_input_values", "decoder_input_ids", "grid_thw",
 )  # fmt: skip
 """Parameters with a default without which some models, and many of their parts, do not run."""
 
@@ -72,8 +74,12 @@ def with_media(d: Declared, media: tuple[str, ...]) -> dict[str, Any]:
         found = text.with_placeholders(d, made, lambda name: _add(d, name, made))
         bbox = {"bbox": found.pop("bbox")} if "bbox" in found else {}
         made = {**found, **made, **bbox}
+        if d.layout.optional and "attention_mask" in d.parameters:
+            made.setdefault("attention_mask", torch.ones_like(made["input_ids"]))
+    if type(d.model).__name__.endswith("MultipleChoice"):
+        made = text.with_choices(made)
     has_decoder = bool(getattr(d.config, "is_encoder_decoder", False)) or "decoder_input_ids" in d.required
-    if has_decoder and "decoder_input_ids" in d.parameters:
+    if (has_decoder or d.layout.optional) and "decoder_input_ids" in d.parameters:
         made["decoder_input_ids"] = text.decoder_ids(d)
     return made
 

@@ -37,7 +37,7 @@ def further(model: nn.Module, tokens: int) -> Iterator[Layout]:
     parameters = inspect.signature(model.forward).parameters
     config: Any = model.config
     widths = _widths(model)
-    if any(name in parameters for name in (*OPTIONAL, *_STATES)):
+    if any(name in parameters for name in (*OPTIONAL, *_STATES, "attention_mask")):
         yield Layout(optional=True)
         yield from (Layout(optional=True, embeds=True, bins=width) for width in (None, *widths))
         yield from (Layout(optional=True, bins=width) for width in widths)

@@ -10,6 +10,7 @@ import torch
 
 from .declared import Declared, Maker
 from .images import channels, image_size
+from .text import length
 
 _CLIP = 2  # frames in a session
 _ATOMS = 8  # of a residue
@@ -35,8 +36,8 @@ def session(d: Declared) -> Any:
 
 def _atom_inputs(d: Declared) -> Any:
     """As many atoms as eight for each residue."""
-    atoms = d.tokens * _ATOMS
-    of_token = torch.arange(d.tokens).repeat_interleave(_ATOMS)[None].repeat(d.batch, 1)
+    atoms = length(d) * _ATOMS
+    of_token = torch.arange(length(d)).repeat_interleave(_ATOMS)[None].repeat(d.batch, 1)
     values = {
         "ref_pos": d.meta(d.batch, atoms, 3),
         "ref_charge": d.meta(d.batch, atoms),
@@ -57,11 +58,11 @@ def _class_of(d: Declared, parameter: str) -> Any:
 
 
 def _residues(d: Declared) -> torch.Tensor:
-    return torch.arange(d.tokens)[None].repeat(d.batch, 1)
+    return torch.arange(length(d))[None].repeat(d.batch, 1)
 
 
 def _one_chain(d: Declared) -> torch.Tensor:
-    return torch.zeros(d.batch, d.tokens, dtype=torch.long)
+    return torch.zeros(d.batch, length(d), dtype=torch.long)
 
 
 MAKERS: dict[str, Maker] = {
@@ -76,5 +77,5 @@ MAKERS: dict[str, Maker] = {
     "entity_id": _one_chain,
     "mol_type": _one_chain,
     "res_type": _one_chain,
-    "token_bonds": lambda d: d.meta(d.batch, d.tokens, d.tokens, 1),
+    "token_bonds": lambda d: d.meta(d.batch, length(d), length(d), 1),
 }

@@ -76,6 +76,8 @@ def with_placeholders(d: Declared, made: dict[str, Any], add: Callable[[str], No
         if count:
             runs.append((kind, token_id, math.ceil(count / d.batch)))
     found, types = _spliced(d, runs)
+    if _reads_the_end(d):
+        found[:, -1] = d.config.eos_token_id
     result: dict[str, Any] = {"input_ids": found}
     if runs and "mm_token_type_ids" in d.parameters:
         result["mm_token_type_ids"] = types
@@ -86,6 +88,22 @@ def with_placeholders(d: Declared, made: dict[str, Any], add: Callable[[str], No
     if "bbox" in d.parameters:
         result["bbox"] = torch.zeros(*found.shape, 4, dtype=torch.long)
     return result
+
+
+def with_choices(made: dict[str, Any]) -> dict[str, Any]:
+    """The same with two texts to choose from: [batch, tokens, ...] -> [batch, 2, tokens, ...]."""
+    of_tokens = made["input_ids"].shape if "input_ids" in made else None
+    return {
+        name: value[:, None].repeat(1, 2, *(1 for _ in value.shape[1:])) if value.shape[:2] == of_tokens else value
+        for name, value in made.items()
+    }
+
+
+def _reads_the_end(d: Declared) -> bool:
+    """Whether the model looks for the end of the text (BART's classifier)."""
+    classifies = type(d.model).__name__.endswith("ForSequenceClassification")
+    is_encoder_decoder = bool(getattr(d.config, "is_encoder_decoder", False))
+    return classifies and is_encoder_decoder and isinstance(getattr(d.config, "eos_token_id", None), int)
 
 
 def _spliced(d: Declared, runs: list[tuple[int, int, int]]) -> tuple[Tensor, Tensor]:
