@@ -22,6 +22,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode as TorchDispatchMode
 
 from ..errors import CaptureError
+from ..operators.recurrent import CELLS, rnn_shapes
 
 _lock = threading.Lock()
 _implemented: dict[str, tuple[torch.library.Library, int]] = {}
@@ -180,7 +181,24 @@ def run_on_meta(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any
     """Run an operator on meta tensors; where torch's own shapes-only version refuses what its kernels do, ours."""
     if func is torch.ops.aten._grouped_mm.default and args[0].dtype != torch.bfloat16:
         return _grouped_mm_on_meta(*args, **kwargs)
+    if func.overloadpacket in _RECURRENT:
+        return _recurrent_on_meta(func, *args, **kwargs)
     return func(*args, **kwargs)
+
+
+_RECURRENT = {getattr(torch.ops.aten, name): name for name in CELLS}
+
+
+def _recurrent_on_meta(func: Any, *args: Any, **kwargs: Any) -> Any:
+    """The results of a recurrent layer; torch's own meta version runs every step."""
+    given = dict(zip((argument.name for argument in func._schema.arguments), args, strict=False)) | kwargs
+    packed, hx = "batch_sizes" in given, given["hx"]
+    states = list(hx) if isinstance(hx, (list, tuple)) else [hx]
+    out, h, c, _ = rnn_shapes(
+        given["data" if packed else "input"], None, states, given["params"], _RECURRENT[func.overloadpacket],
+        given["num_layers"], given["bidirectional"], False,
+    )  # fmt: skip
+    return (out, h, c) if len(states) == 2 else (out, h)
 
 
 def _grouped_mm_on_meta(

@@ -148,12 +148,10 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
             with suppress(Unknown):
                 rows = self.values.run(torch.ops.aten.sum.default, (recorded[0][1],), {})
                 return func(*actual[0], **{**actual[1], "output_size": int(rows)})
-        line = user_line()
-        hint = self.hints.find(self.stack[-1][0], line)
+        hint = self.hinted()
         if hint is NOTHING:
             raise self.refusal(f"needs the values of a tensor ({func})", unknown)
-        self.values.asked += 1
-        return sized(func, actual, as_count(hint, line))
+        return sized(func, actual, as_count(*hint))
 
     def _known_indices(self, recorded: Any, actual: Any) -> list[Any]:
         """The indices with masks, whose values are known, as positions: the shape depends on nothing else."""
@@ -177,11 +175,9 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
             safe = safe_answer()
             if safe is not None:
                 return safe
-            line = user_line()
-            hint = self.hints.find(self.stack[-1][0], line)
+            hint = self.hinted()
             if hint is not NOTHING:
-                self.values.asked += 1
-                return as_number(hint, line)
+                return as_number(*hint)
             raise self.refusal(f"asks for the value of a tensor ({func})", unknown) from None
 
     def values_of(self, tensor: torch.Tensor, asked: str) -> torch.Tensor:
@@ -190,13 +186,20 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
             try:
                 real: torch.Tensor = self.values.evaluate(self.node(tensor))
             except Unknown as unknown:
-                line = user_line()
-                hint = self.hints.find(self.stack[-1][0], line)
+                hint = self.hinted()
                 if hint is not NOTHING:
-                    self.values.asked += 1
-                    return as_tensor(hint, tensor, line)
+                    return as_tensor(hint[0], tensor, hint[1])
                 raise self.refusal(f"asks for the values of a tensor ({asked})", unknown) from None
         return real
+
+    def hinted(self) -> Any:
+        """(The hint for the code that runs now, where it is), or NOTHING."""
+        line = user_line()
+        hint = self.hints.find(self.stack[-1][0], line)
+        if hint is NOTHING:
+            return NOTHING
+        self.values.asked += 1
+        return hint, line
 
     def casting(self, dtype: torch.dtype | None) -> AbstractContextManager[None]:
         """A context in which the code runs as under autocast to `dtype`, or as under a disabled one."""
