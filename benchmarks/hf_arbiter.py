@@ -108,6 +108,8 @@ def verdict(
                 with torch.inference_mode():
                     _run(tested, {k: _real(v, where, precision) for k, v in kwargs.items()}, phase)
                 return "refused", "", f"it runs on {where} with {', '.join(kwargs)}"
+            except NoCache as error:  # it does run, so that other inputs would give no cache either
+                return "transformers", "no cache", one_line(error)
             except Exception as error:
                 errors.append(error)
     return _blame(kind, config_class, errors)
@@ -137,8 +139,6 @@ def _settings(cls: type, config_class: type, model: Any) -> Iterator[tuple[str, 
 def _blame(kind: str, config_class: type, errors: list[Exception]) -> tuple[str, str, str]:
     base = config_class.__mro__[-2] if len(config_class.__mro__) > 1 else config_class
     for error in errors:
-        if isinstance(error, NoCache):
-            return "transformers", "no cache", one_line(error)
         owner = getattr(error, "obj", None)
         if isinstance(error, AttributeError) and isinstance(owner, base) and hasattr(owner, "to_dict"):
             return "transformers", "configuration", one_line(error)

@@ -55,7 +55,8 @@ class TestCond:
 
     @pytest.mark.parametrize(("hint", "target"), [(True, "aten.linear.default"), (False, "aten.sin.default")])
     def test_hinted_takes_that_branch(self, hint: bool, target: str) -> None:
-        graph = regflat.trace(Branches(), (x(8, 64),), hints={"test_higher_order.py:" + line_of("return torch.cond("): hint})
+        hints = {"test_higher_order.py:" + line_of("return torch.cond("): hint}
+        graph = regflat.trace(Branches(), (x(8, 64),), hints=hints)
         assert targets(graph)[-1] == target
         assert graph.meta["notes"] == ()
 
