@@ -85,15 +85,15 @@ def _jetmoe_experts(self: Any, inputs: Tensor, expert_size: Tensor) -> Tensor:
     return _grouped(inputs, self.weight.transpose(1, 2), expert_size)
 
 
-def _modules(experts: Any, hidden_states: Tensor, ids: Tensor, weights: Tensor) -> Tensor:
+def _modules(self: Any, hidden_states: Tensor, ids: Tensor, weights: Tensor) -> Tensor:
     """Call the expected number of experts on their share of the rows. ids, weights: [tokens, k]"""
-    (tokens, k), count = ids.shape, len(experts)
+    (tokens, k), count = ids.shape, self.num_experts
     hit = max(1, min(count, tokens * k, math.ceil(expected_distinct(count, tokens, k) - 1e-9)))
     order = ids.reshape(-1).argsort()
     scale = weights.reshape(-1)
     result = torch.zeros_like(hidden_states)
-    for expert, chosen in zip(experts.values(), order.tensor_split(hit), strict=False):
-        out = expert(hidden_states[chosen // k]) * scale[chosen, None]
+    for i, chosen in enumerate(order.tensor_split(hit)):
+        out = self[f"expert_{i}"](hidden_states[chosen // k]) * scale[chosen, None]
         result.index_add_(0, chosen // k, out.to(result.dtype))
     return result
 
