@@ -34,7 +34,7 @@ import time
 import traceback
 import warnings
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -86,8 +86,8 @@ def limited(seconds: int) -> Iterator[None]:
         signal.alarm(0)
 
 
-def rows_of(kind: str) -> Iterator[Row]:
-    """All rows of one config class."""
+def rows_of(kind: str, most: int | None = None) -> Iterator[Row]:
+    """All rows of one config class, or those of its first `most` models."""
     import transformers
     from transformers import CONFIG_MAPPING
 
@@ -100,7 +100,7 @@ def rows_of(kind: str) -> Iterator[Row]:
         yield Row(kind, config_class.__name__, "", "transformers", reason, "no class")
     hopeless = False  # no other way of building it helped an earlier row
     last: Row | None = None
-    for cls in classes:
+    for cls in classes[:most]:
         try:
             with limited(LIMIT):
                 model = build_model(cls, config_class)
@@ -112,12 +112,13 @@ def rows_of(kind: str) -> Iterator[Row]:
             continue
         phases = phases_of(model)
         for phase in ("prefill", "decode") if phases[0] == "prefill" else phases[:1]:
+            if phase == "decode" and last is not None and last.status not in ("ok", "hinted"):
+                yield replace(last, phase=phase, reason=f"its prefill: {last.reason}", seconds=0.0)
+                continue
             row = best_row(kind, cls, config_class, model, phase, hopeless)
             failed = row.status not in ("ok", "hinted")
             hopeless = hopeless or failed
-            if failed and phase == "decode" and last is not None and last.status == "transformers":
-                row.status, row.shown_by, row.reason = last.status, last.shown_by, f"its prefill: {last.reason}"
-            elif failed and ARBITER:
+            if failed and ARBITER:
                 arbitrate(row, cls, config_class, model)
             last = row
             yield row
@@ -268,27 +269,50 @@ def verdict(rows: list[Row]) -> str:
     return "not ok"
 
 
-def summary(rows: list[Row], types: dict[str, str]) -> str:
-    """The shares over all config classes, and why what is not covered is not."""
+@dataclass(frozen=True)
+class Shares:
+    """Config classes by their verdict."""
+
+    tried: int
+    ok: int
+    hinted: int
+    not_ok: int
+    crashed: int
+    """Rows that crashed or hung."""
+    shown: dict[str, int]
+    """Classes that transformers cannot run, by how that was shown."""
+
+    @property
+    def runnable(self) -> int:
+        return self.ok + self.hinted + self.not_ok
+
+
+def shares(rows: list[Row], types: dict[str, str]) -> Shares:
+    """The shares over all config classes; several types may share one."""
     by_class: dict[str, list[Row]] = collections.defaultdict(list)
     for row in rows:
         if row.type in types:
             by_class[types[row.type]].append(row)
     count = collections.Counter(verdict(found) for found in by_class.values())
-    runnable = sum(count.values()) - count["transformers"]
-    ok, hinted = count["ok"], count["ok"] + count["hinted"]
     shown = collections.Counter(
-        {row.shown_by.partition(":")[0] for row in found}.pop()
-        for found in by_class.values() if verdict(found) == "transformers"
-    )  # fmt: skip
+        found[0].shown_by.partition(":")[0] for found in by_class.values() if verdict(found) == "transformers"
+    )
+    crashed = sum(row.status in ("crash", "timeout") for row in rows)
+    return Shares(len(by_class), count["ok"], count["hinted"], count["not ok"], crashed, dict(shown.most_common()))
+
+
+def summary(rows: list[Row], types: dict[str, str]) -> str:
+    """The shares over all config classes, and why what is not covered is not."""
+    found = shares(rows, types)
+    runnable, hinted = max(found.runnable, 1), found.ok + found.hinted
     lines = [
-        f"config classes: {len(set(types.values()))}, tried {len(by_class)}",
-        f"  transformers itself cannot run: {count['transformers']}"
-        f" ({', '.join(f'{how} {n}' for how, n in shown.most_common())})",
-        f"  runnable: {runnable}",
-        f"  profiled without hints: {ok} = {ok / max(runnable, 1):.1%}"
-        f" (of all classes: {ok / max(len(by_class), 1):.1%})",
-        f"  profiled with the hints of hf_hints.py: {hinted} = {hinted / max(runnable, 1):.1%}",
+        f"config classes: {len(set(types.values()))}, tried {found.tried}",
+        f"  transformers itself cannot run: {sum(found.shown.values())}"
+        f" ({', '.join(f'{how} {n}' for how, n in found.shown.items())})",
+        f"  runnable: {found.runnable}",
+        f"  profiled without hints: {found.ok} = {found.ok / runnable:.1%}"
+        f" (of all classes: {found.ok / max(found.tried, 1):.1%})",
+        f"  profiled with the hints of hf_hints.py: {hinted} = {hinted / runnable:.1%}",
         "rows: " + ", ".join(f"{name} {n}" for name, n in collections.Counter(r.status for r in rows).most_common()),
     ]
     covered = [float(row.coverage) for row in rows if row.status == "ok" and row.coverage != ""]

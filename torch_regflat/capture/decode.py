@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import itertools
 import types
 from collections.abc import Iterator
 from contextlib import suppress
@@ -24,6 +25,7 @@ from .record import capture_with_result
 from .request import Call, Request
 from .whole import main_inputs
 
+_TRIES = 6  # inputs that a prefill is tried with
 _CACHE_NAMES = ("past_key_values", "cache_params", "state")
 
 
@@ -31,7 +33,7 @@ def decode(request: Request) -> Iterator[Call]:
     """The ways to call the model for one token, the likeliest first; at least one, or the error of its prefill."""
     ways = _of_two_stacks if request.is_encoder_decoder else _of_one_stack
     found, errors = False, []
-    for way in (ways, _as_generate, _by_language_model):
+    for way in (ways, _as_generate):
         try:
             for call in way(request):
                 found = True
@@ -44,31 +46,44 @@ def decode(request: Request) -> Iterator[Call]:
 
 def _of_one_stack(request: Request) -> Iterator[Call]:
     context = int(request.context or 0)
-    token, also = request.ids(1), _also_required(request)
+    also = _also_required(request)
     try:
         output = run_prefill(request.model, {"input_ids": request.ids(context), "use_cache": True, **also})
-        cache = cache_of(request, output)
+        yield _step(request, output, request.ids(1), also)
     except Exception as error:
         yield from _with_media(request, context)
         raise error
-    step = {"input_ids": token, _cache_name(request): cache, "use_cache": True, **also}
-    yield Call(step, f"input_ids {_against(request, context)}", (cache,))
 
 
 def _with_media(request: Request, context: int) -> Iterator[Call]:
     """A model whose prefill does not run on token ids alone; the tokens that stand for media count as context."""
-    for made in _of_length(request, context):
+    for made in itertools.islice(_of_length(request, context), _TRIES):
         with suppress(Exception):
-            cache = cache_of(request, run_prefill(request.model, {**made, "use_cache": True}))
+            output = run_prefill(request.model, {**made, "use_cache": True})
             ids = made.pop("input_ids")
             token = torch.empty_like(ids[:, :1], device="meta")
-            step = {"input_ids": token, _cache_name(request): cache, "use_cache": True}
+            yield (step := _step(request, output, token, {}))
             again = {k: v[:, -1:] if v.shape[1:2] == ids.shape[1:2] else v for k, v in made.items()}
-            text = f"input_ids {list(token.shape)} against a cache of {context} tokens"
-            yield Call(step, text, (cache,))
-            if again:
-                yield Call({**step, **again}, describe({"input_ids": token, **again}), (cache,))
+            if again and step.fn is None:
+                yield Call({**step.kwargs, **again}, describe({"input_ids": token, **again}), step.kv_cache)
             return
+
+
+def _step(request: Request, output: Any, token: Tensor, also: dict[str, Any]) -> Call:
+    """One token against the cache in the output of a prefill, in the language model inside where the cache is its."""
+    text = f"input_ids {list(token.shape)} against a cache of {request.context} tokens"
+    inner = getattr(output, "language_model_outputs", None)
+    if inner is not None and hasattr(request.model, "language_model"):
+        cache = cache_of(request, inner)
+        step = {"input_ids": token, _CACHE_NAMES[0]: cache, "use_cache": True}
+        fn = types.MethodType(_language_model, request.model)
+        return Call(step, f"{text}, in the language model", (cache,), fn)
+    cache = cache_of(request, output)
+    return Call({"input_ids": token, _cache_name(request): cache, "use_cache": True, **also}, text, (cache,))
+
+
+def _language_model(self: Any, **kwargs: Any) -> Any:
+    return self.language_model(**kwargs)
 
 
 def _of_two_stacks(request: Request) -> Iterator[Call]:
@@ -82,7 +97,8 @@ def _of_two_stacks(request: Request) -> Iterator[Call]:
         _cache_name(request): cache,
         "use_cache": True,
     }
-    text = f"decoder_input_ids {_against(request, context)}, encoder run on {describe(kwargs)}"
+    text = f"decoder_input_ids [{request.batch}, 1] against a cache of {context} tokens"
+    text += f", encoder run on {describe(kwargs)}"
     yield Call(step, text, (cache,))
     books = getattr(getattr(request.config, "decoder_config", None), "num_channels", None)
     if books is not None:
@@ -94,7 +110,7 @@ def _as_generate(request: Request) -> Iterator[Call]:
     if request.is_encoder_decoder or not hasattr(request.model, "prepare_inputs_for_generation"):
         return
     context = int(request.context or 0)
-    for made in _of_length(request, context + 1):
+    for made in itertools.islice(_of_length(request, context + 1), _TRIES):
         with suppress(Exception):
             step, cache = _second_step(request, made)
             text = f"{describe(step)} against a cache of {context} tokens, as generate has it"
@@ -115,29 +131,6 @@ def _second_step(request: Request, made: dict[str, Any]) -> tuple[dict[str, Any]
         kept = model._update_model_kwargs_for_generation(output, {**kept, "use_cache": True})
         step = model.prepare_inputs_for_generation(ids, next_sequence_length=1, **kept)
     return {name: value for name, value in step.items() if value is not None}, cache_of(request, output)
-
-
-def _by_language_model(request: Request) -> Iterator[Call]:
-    """A model that generates with the language model inside it, on embeddings of its own (BLIP-2)."""
-    context = int(request.context or 0)
-    if not hasattr(request.model, "language_model"):
-        return
-    for made in _of_length(request, context):
-        with suppress(Exception):
-            output = run_prefill(request.model, {**made, "use_cache": True})
-            cache = cache_of(request, output.language_model_outputs)
-            fn = types.MethodType(_language_model, request.model)
-            step = {"input_ids": request.ids(1), _CACHE_NAMES[0]: cache, "use_cache": True}
-            yield Call(step, f"input_ids {_against(request, context)}, in the language model", (cache,), fn)
-            return
-
-
-def _language_model(self: Any, **kwargs: Any) -> Any:
-    return self.language_model(**kwargs)
-
-
-def _against(request: Request, context: int) -> str:
-    return f"[{request.batch}, 1] against a cache of {context} tokens"
 
 
 def _of_length(request: Request, context: int) -> Iterator[dict[str, Any]]:
