@@ -1,7 +1,7 @@
 """Control flow and attention that reach the recorder as higher-order operators, with functions among their arguments.
 
 - `cond`: the branch that is taken, where the predicate's value is known or hinted; else both are looked at, the one
-  with more work (`_RIDGE` FLOPs count as much as a byte) is recorded, and a note says so.
+  with more work is recorded, and a note says so.
 - `while_loop`: unrolled, as often as its condition holds, or as a hint says (a number of steps); else it is refused.
 - `scan`: its body once for each element, then one stack of each output.
 - `flex_attention`: one node; the share of blocks that a BlockMask of known values computes is noted on it.
@@ -25,9 +25,6 @@ if TYPE_CHECKING:
     from .recorder import Recorder
 
 MAX_STEPS = 10_000
-_RIDGE = 300
-"""FLOPs that take as long as a byte on a present-day accelerator, to compare branches without one."""
-
 _PLAIN = OpInfo(None, (), (), False, False, False, False, False)
 
 
@@ -54,7 +51,7 @@ def _cond(recorder: Recorder, op: Any, predicate: Any, true_fn: Any, false_fn: A
         if hint is not NOTHING:
             with recorder:
                 return branches[0 if as_number(*hint) else 1](*operands)
-        work = [_work(branch, operands) for branch in branches]
+        work = [recorder.work_of(branch, operands) for branch in branches]
         taken = branches[0 if work[0] >= work[1] else 1]
         name = "true" if taken is true_fn else "false"
         recorder.note(
@@ -62,15 +59,6 @@ def _cond(recorder: Recorder, op: Any, predicate: Any, true_fn: Any, false_fn: A
         )
     with recorder:
         return taken(*operands)
-
-
-def _work(branch: Callable[..., Any], operands: Any) -> float:
-    """FLOPs and bytes of a branch as one number."""
-    from ..operators.lowering import workload
-    from .record import capture
-
-    nests = [nest for op in workload(capture(branch, tuple(operands))) for nest in op.nests]
-    return sum((nest.work + nest.vector_ops) / _RIDGE + nest.compulsory_bytes() for nest in nests)
 
 
 def _while_loop(

@@ -62,6 +62,7 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         *,
         repeats: bool,
         saved: state.Saved,
+        work: Callable[[Callable[..., Any], Any], float] | None = None,
         hints: Hints | None = None,
     ) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
@@ -72,6 +73,7 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self.twins = Twins()
         self.values = Values()
         self.hints = Supplied(hints)
+        self._work = work
         self.names = Names(root)
         self.saved = saved
         self.stack: list[tuple[str, torch.nn.Module | None]] = [("", None)]
@@ -191,6 +193,10 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
                     return as_tensor(hint[0], tensor, hint[1])
                 raise self.refusal(f"asks for the values of a tensor ({asked})", unknown) from None
         return real
+
+    def work_of(self, branch: Callable[..., Any], operands: Any) -> float:
+        """How much a branch has to do, to compare it with another."""
+        return 0.0 if self._work is None else self._work(branch, operands)
 
     def hinted(self) -> Any:
         """(The hint for the code that runs now, where it is), or NOTHING."""

@@ -25,7 +25,7 @@ from .autocast import casting
 from .fused import fused_operators
 from .gradients import BOUNDARY, GradientRepeats
 from .inputs import Inputs, home_device
-from .record import no_collection
+from .record import no_collection, work_of
 from .recorder import Recorder
 from .repeats import Leak
 from .replaced import replaced
@@ -221,7 +221,7 @@ class _Step:
         try:
             with no_collection(), torch.inference_mode(False), torch.enable_grad():
                 stand_ins = StandIns(self.root, saved, self.train_mode)
-                recorder = TrainingRecorder(self.root, name, home, refused=refused, saved=saved)
+                recorder = TrainingRecorder(self.root, name, home, refused=refused, saved=saved, work=work_of)
                 args, kwargs = Inputs(recorder, self.model, ()).add(self.args, self.kwargs)
                 with casting(self.autocast), replaced(), intercepted(recorder), fused_operators(), recorder:
                     loss = self._run(recorder, args, kwargs)
