@@ -165,6 +165,7 @@ def profile_training(
     loss: Callable[[Any], torch.Tensor] | None = None,
     autocast: str | None = None,
     master_weights: bool = False,
+    hints: Hints | None = None,
     chip: ChipLike | Sequence[ChipLike] = DEFAULT_CHIP,
     strict: bool = False,
     name: str | None = None,
@@ -184,7 +185,14 @@ def profile_training(
     label = name or str(getattr(model, "__qualname__", type(model).__name__))
     with _guard():
         graph = capture_training(
-            model, args, kwargs, optimizer=optimizer, loss=loss, autocast=autocast, master_weights=master_weights
+            model,
+            args,
+            kwargs,
+            optimizer=optimizer,
+            loss=loss,
+            autocast=autocast,
+            master_weights=master_weights,
+            hints=hints,
         )
         labels = _Labels(model=label, phase="train", notes=_training_notes(optimizer, autocast, master_weights))
         return _finish(graph, chips, strict, labels, _module_bytes(model), _Changes())
@@ -243,6 +251,7 @@ def profile_model(
                 train_mode=True,
                 autocast=autocast,
                 master_weights=master_weights,
+                hints=hints,
             )
             notes += _training_notes(optimizer, autocast, master_weights)
         elif autocast is not None or master_weights:

@@ -468,8 +468,9 @@ def _autocast_init(name: str, original: Callable[..., Any]) -> Callable[..., Any
 
 def _autocast_enter(name: str, original: Callable[..., Any]) -> Callable[..., Any]:
     def enter(self: Any) -> Any:
-        if _records() and hasattr(self, "_regflat_lowers_to"):
-            context = _handlers.stack[-1].casting(self._regflat_lowers_to)
+        if _records():  # one that was made before recording began says by itself what it does
+            own = self.fast_dtype if self._enabled else None
+            context = _handlers.stack[-1].casting(self.__dict__.get("_regflat_lowers_to", own))
             context.__enter__()
             self.__dict__.setdefault("_regflat_contexts", []).append(context)
         return original(self)

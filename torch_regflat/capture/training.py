@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Callable, Hashable
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -18,31 +19,27 @@ from torch.fx import GraphModule
 from torch.utils import _pytree as pytree
 
 from ..errors import CaptureError, InputError, near
-from ..operators import optimizers as _optimizers  # defines the operators with master weights
 from . import state
-from ._torch_private import active_autocast, autograd_node, intercepted, next_sequence_number, op_info
+from ._torch_private import active_autocast, autograd_node, intercepted, next_sequence_number
 from .autocast import casting
 from .fused import fused_operators
 from .gradients import BOUNDARY, GradientRepeats
+from .hints import Hints
 from .inputs import Inputs, home_device
 from .record import no_collection, work_of
 from .recorder import Recorder
 from .repeats import Leak
 from .replaced import replaced
 from .twins import Twins
+from .updates import OPTIMIZERS, Updates
 
 aten = torch.ops.aten
-_defined_by = _optimizers.__name__
 _NO_NUMBER = 1 << 62
 """Accumulating into a parameter's gradient has no number of its own."""
 
 Loss = Callable[[Any], torch.Tensor]
 MAX_REFUSED = 8
 """After as many kinds of layers that could not be copied, all are run."""
-
-OPTIMIZERS = ("adamw", "sgd", "sgd-momentum")
-"""What `optimizer` may be: AdamW keeps two moments for each parameter, SGD none, SGD with momentum one."""
-
 
 AUTOCAST: dict[str, torch.dtype] = {
     "bf16": torch.bfloat16,
@@ -63,6 +60,7 @@ def capture_training(
     train_mode: bool = False,
     autocast: str | None = None,
     master_weights: bool = False,
+    hints: Hints | None = None,
     repeats: bool = True,
 ) -> GraphModule:
     """Record forward, backward and optimizer step of `model(*args, **kwargs)` as one fx graph of ATen operators.
@@ -70,8 +68,8 @@ def capture_training(
     `loss` makes a scalar of what the model returns; without it that is the model's own loss (`.loss`) where there is
     one, else the sum of its floating-point outputs. With `train_mode`, modules are in training mode meanwhile. With
     `autocast` (`bfloat16` or `float16`) forward and loss run as under `torch.autocast`. With `master_weights` the
-    optimizer keeps a float32 copy of parameters of fewer bits, and its state in float32. The output of the graph is the
-    loss and the gradients of the parameters in order. Nothing of the model is changed.
+    optimizer keeps a float32 copy of parameters of fewer bits, and its state in float32. `hints` are as of `capture`.
+    The output of the graph is the loss and the gradients of the parameters in order. Nothing of the model is changed.
     """
     if optimizer is not None and optimizer not in OPTIMIZERS:
         raise InputError(
@@ -83,7 +81,8 @@ def capture_training(
     lowered = _autocast_dtype(autocast)
     if not callable(model):
         raise CaptureError(f"a {type(model).__name__} cannot be captured; pass a module or a function")
-    step = _Step(model, args, kwargs or {}, optimizer, loss, train_mode, lowered, master_weights)
+    options = _Options(optimizer, loss, train_mode, lowered, master_weights, hints)
+    step = _Step(model, args, kwargs or {}, options)
     refused: set[Hashable] = set()
     while repeats and len(refused) < MAX_REFUSED:
         try:
@@ -192,41 +191,42 @@ class TrainingRecorder(Recorder):  # type: ignore[no-untyped-call]
             self.mark()
 
 
+@dataclass(frozen=True)
+class _Options:
+    optimizer: str | None
+    loss: Loss | None
+    train_mode: bool
+    autocast: torch.dtype | None
+    master_weights: bool
+    hints: Hints | None
+
+
 class _Step:
     """One training step to record; leaves the user's objects as they were."""
 
-    def __init__(
-        self,
-        model: Any,
-        args: tuple[Any, ...],
-        kwargs: dict[str, Any],
-        optimizer: str | None,
-        loss: Loss | None,
-        train_mode: bool,
-        autocast: torch.dtype | None,
-        master_weights: bool,
-    ) -> None:
-        self.model, self.args, self.kwargs = model, args, kwargs
-        self.optimizer, self.loss, self.train_mode = optimizer, loss, train_mode
-        self.autocast, self.master_weights = autocast, master_weights
+    def __init__(self, model: Any, args: tuple[Any, ...], kwargs: dict[str, Any], options: _Options) -> None:
+        self.model, self.args, self.kwargs, self.options = model, args, kwargs, options
         owner = model if isinstance(model, torch.nn.Module) else getattr(model, "__self__", None)
         self.root = owner if isinstance(owner, torch.nn.Module) else None
 
     def record(self, refused: set[Hashable] | None) -> GraphModule:
         """Record the step. Repeated layers are copied but for those with `refused` fingerprints; None: all are run."""
-        saved, given = state.Saved(), state.Saved()
+        saved, given, options = state.Saved(), state.Saved(), self.options
         home = home_device(self.root, (self.args, self.kwargs))
         given.state((self.args, self.kwargs))
         name = getattr(self.model, "__name__", type(self.model).__name__)
         try:
             with no_collection(), torch.inference_mode(False), torch.enable_grad():
-                stand_ins = StandIns(self.root, saved, self.train_mode)
-                recorder = TrainingRecorder(self.root, name, home, refused=refused, saved=saved, work=work_of)
+                stand_ins = StandIns(self.root, saved, options.train_mode)
+                recorder = TrainingRecorder(
+                    self.root, name, home, refused=refused, saved=saved, work=work_of, hints=options.hints
+                )
                 args, kwargs = Inputs(recorder, self.model, ()).add(self.args, self.kwargs)
-                with casting(self.autocast), replaced(), intercepted(recorder), fused_operators(), recorder:
+                with casting(options.autocast), replaced(), intercepted(recorder), fused_operators(), recorder:
                     loss = self._run(recorder, args, kwargs)
                 with torch.no_grad():
-                    gradients = Updates(recorder, stand_ins.parameters, self.master_weights).record(self.optimizer)
+                    updates = Updates(recorder, stand_ins.parameters, options.master_weights)
+                    gradients = updates.record(options.optimizer)
                 if isinstance(recorder.repeats, GradientRepeats):
                     recorder.repeats.drop_plans()
                 recorder.phase, recorder.owner = "forward", ""
@@ -238,7 +238,7 @@ class _Step:
     def _run(self, recorder: TrainingRecorder, args: Any, kwargs: Any) -> torch.Tensor:
         try:
             recorder.mark()
-            loss = (self.loss or total)(self.model(*args, **kwargs))
+            loss = (self.options.loss or total)(self.model(*args, **kwargs))
             if not isinstance(loss, torch.Tensor) or loss.numel() != 1:
                 found = f"a tensor of shape {tuple(loss.shape)}" if isinstance(loss, torch.Tensor) else type(loss)
                 raise CaptureError(f"the loss of {recorder.name} is {found}; it must be a tensor with one element")
@@ -311,76 +311,3 @@ class StandIns:
                 if own is not None:
                     setattr(holder, name, own)
         return graph
-
-
-class Updates:
-    """Records the optimizer: one fused operator for each parameter, which reads and writes exactly what torch's does.
-
-    Torch's fused optimizers refuse meta tensors, so the operator is written into the graph and not run. With
-    `master_weights` parameters of fewer than 32 bits have a float32 copy, which is what is updated.
-    """
-
-    def __init__(self, recorder: TrainingRecorder, parameters: list[torch.nn.Parameter], master_weights: bool) -> None:
-        self.recorder, self.master_weights = recorder, master_weights
-        self.parameters = [p for p in parameters if p.requires_grad and p.grad is not None]
-
-    def record(self, optimizer: str | None) -> list[torch.Tensor]:
-        """Append the update of every parameter; returns the gradients."""
-        self.recorder.phase = "optimizer"
-        if optimizer is not None:
-            for parameter in self.parameters:
-                self.recorder.owner = self.recorder.owner_of(parameter)
-                name = self.recorder.names.tensor(parameter) or self.recorder.names.unique("parameter")
-                master = self.master_weights and parameter.dtype.itemsize < 4
-                func, args, kwargs = _STEPS[optimizer, master]
-                nodes = tuple([self._node(part, parameter, name, master)] if part else [] for part in args)
-                self.recorder.append(func, op_info(func), nodes, kwargs, None)
-        return [p.grad for p in self.parameters if p.grad is not None]
-
-    def _node(self, part: str, parameter: torch.nn.Parameter, name: str, master: bool) -> Any:
-        if part == "parameter":
-            return self.recorder.node(parameter)
-        if part == "gradient":
-            assert parameter.grad is not None
-            return self.recorder.node(parameter.grad)
-        with self.recorder.paused():
-            if part == "step":
-                tensor = torch.zeros((), dtype=torch.float32, device="meta")
-            else:
-                dtype = torch.float32 if master else parameter.dtype
-                tensor = torch.empty_like(parameter, requires_grad=False, dtype=dtype)
-        return self.recorder.attribute(tensor, f"optimizer.{name}.{part}")
-
-
-_ADAMW: dict[str, Any] = {"lr": 1e-3, "beta1": 0.9, "beta2": 0.999, "weight_decay": 1e-2, "eps": 1e-8}
-_SGD: dict[str, Any] = {"lr": 1e-3, "weight_decay": 0.0, "momentum": 0.0}
-_MOMENTUM = {**_SGD, "momentum": 0.9}
-_FUSED_ADAMW = {**_ADAMW, "amsgrad": False, "maximize": False}
-_FUSED_SGD: dict[str, Any] = {"dampening": 0.0, "nesterov": False, "maximize": False, "is_first_step": False}
-
-_Operator = tuple[Any, tuple[str, ...], dict[str, Any]]
-_STEPS: dict[tuple[str, bool], _Operator] = {
-    ("adamw", False): (
-        aten._fused_adamw_.default,
-        ("parameter", "gradient", "exp_avg", "exp_avg_sq", "", "step"),
-        _FUSED_ADAMW,
-    ),
-    ("sgd", False): (aten._fused_sgd_.default, ("parameter", "gradient", ""), {**_SGD, **_FUSED_SGD}),
-    ("sgd-momentum", False): (
-        aten._fused_sgd_.default,
-        ("parameter", "gradient", "momentum_buffer"),
-        {**_MOMENTUM, **_FUSED_SGD},
-    ),
-    ("adamw", True): (
-        torch.ops.regflat.adamw_master_.default,
-        ("parameter", "gradient", "master", "exp_avg", "exp_avg_sq", "step"),
-        _ADAMW,
-    ),
-    ("sgd", True): (torch.ops.regflat.sgd_master_.default, ("parameter", "gradient", "master", ""), _SGD),
-    ("sgd-momentum", True): (
-        torch.ops.regflat.sgd_master_.default,
-        ("parameter", "gradient", "master", "momentum_buffer"),
-        _MOMENTUM,
-    ),
-}
-"""(optimizer, with a master copy) -> the operator with torch's default options; "" is an empty list."""
