@@ -47,7 +47,7 @@ def _cond(recorder: Recorder, op: Any, predicate: Any, true_fn: Any, false_fn: A
     try:
         taken = branches[0 if _known(recorder, predicate) else 1]
     except Unknown as unknown:
-        hint = recorder.hinted()
+        hint = recorder.answers.hinted()
         if hint is not NOTHING:
             with recorder:
                 return branches[0 if as_number(*hint) else 1](*operands)
@@ -74,9 +74,9 @@ def _while_loop(
         try:
             goes_on = done < steps if steps is not None else _known(recorder, predicate)
         except Unknown as unknown:
-            hint = recorder.hinted()
+            hint = recorder.answers.hinted()
             if hint is NOTHING:
-                raise recorder.refusal("runs a while_loop for a number of steps", unknown) from None
+                raise recorder.answers.refusal("runs a while_loop for a number of steps", unknown) from None
             steps = as_count(hint[0], hint[1], "the number of steps")
             goes_on = done < steps
         if not goes_on:
