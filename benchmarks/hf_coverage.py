@@ -33,7 +33,7 @@ import tempfile
 import time
 import traceback
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
@@ -135,24 +135,21 @@ def not_built(kind: str, cls: type, config_class: type, error: Exception) -> Row
 
 
 def best_row(kind: str, cls: type, config_class: type, model: Any, phase: str, hopeless: bool) -> Row:
-    """The row of a phase: as built, in another dtype or with all layers where that fails, then with hints."""
+    """The row of a phase: as built; where that is refused with hints, if there are any, else built otherwise."""
     row = run_row(kind, cls.__name__, model, phase)
-    tried: list[Callable[[], Any]] = [lambda: model]
+    hints, meaning = HINTS.get(f"{kind} {phase}", HINTS.get(kind, ({}, "")))
+    for tested in (model, None) if row.status == "refused" and hints else ():
+        tested = build(cls, config_class, "float32") if tested is None else tested
+        hinted = run_row(kind, cls.__name__, tested, phase, hints)
+        if hinted.status == "ok":
+            return replace(hinted, status="hinted", hints=meaning, reason=row.reason)
     # Some models mix bfloat16 with float32 and run in float32 only; some configurations do not stand shrinking.
     for dtype, few in (("float32", True), ("bfloat16", False), ("float32", False)):
-        tried.append(lambda dtype=dtype, few=few: build(cls, config_class, dtype, few))  # type: ignore[misc]
         if row.status not in ("refused", "crash") or hopeless:
             break
         with contextlib.suppress(Exception):
-            again = run_row(kind, cls.__name__, tried[-1](), phase)
+            again = run_row(kind, cls.__name__, build(cls, config_class, dtype, few), phase)
             row = again if again.status == "ok" else row
-    if row.status != "refused" or kind not in HINTS:
-        return row
-    for make in tried[:2]:
-        hinted = run_row(kind, cls.__name__, make(), phase, HINTS[kind][0])
-        if hinted.status == "ok":
-            hinted.status, hinted.hints, hinted.reason = "hinted", HINTS[kind][1], row.reason
-            return hinted
     return row
 
 

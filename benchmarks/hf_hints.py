@@ -1,7 +1,7 @@
-"""What a user would say (`hints=`) for models whose work depends on values that only real weights and pixels give.
+"""What a user would say (`hints=`) of models whose work depends on values that only real weights and pixels give.
 
-Each type: the hints, as `profile(..., hints=)` takes them, and what they mean. Line numbers are those of transformers
-5.23.
+Each type, or type and phase: the hints, as `profile(..., hints=)` takes them, and what they mean. Line numbers are
+those of transformers 5.23.
 """
 
 from __future__ import annotations
@@ -15,11 +15,14 @@ _DURATIONS = (
 )
 _POINTS = ({"*keypoint_decoder": 512}, "512 points are found in each picture")
 
+_WHOLE = "no token is padding, so that every four keys make a pool"
+
 HINTS: dict[str, tuple[dict[str, Any], str]] = {
     "fastspeech2_conformer": _DURATIONS,
     "fastspeech2_conformer_with_hifigan": _DURATIONS,
-    "glm5_next": ({"*indexer": 16}, "no token is padding: 64 keys make 16 pools of 4"),
-    "glm5_next_text": ({"*indexer": 16}, "no token is padding: 64 keys make 16 pools of 4"),
+    "glm5_next": ({"*indexer": 22}, _WHOLE),  # 90 tokens with those of an image
+    "glm5_next decode": ({"*indexer": 16}, _WHOLE),  # 64
+    "glm5_next_text": ({"*indexer": 16}, _WHOLE),
     "lightglue": (
         {
             "*keypoint_decoder": 512, "modeling_lightglue.py:600": 512,

@@ -238,6 +238,7 @@ def profile_model(
             dtype=dtype,
             kv_dtype=kv_dtype,
             trust_remote_code=trust_remote_code,
+            hints=hints,
         )
         notes = ready.notes
         if ready.phase == "train":
@@ -282,7 +283,7 @@ def _capture_prepared(ready: Prepared, hints: Hints | None) -> tuple[fx.GraphMod
     try:
         return captured(ready)
     except CaptureError as error:
-        for call in ready.others:
+        for call in () if error.whatever_the_input else ready.others:
             said = f"profiled with {call.text}; with {ready.inputs} it failed: {error}"
             with contextlib.suppress(CaptureError):
                 return captured(ready.otherwise(call, said))

@@ -122,10 +122,12 @@ class Answers:
         advice = self._advice_for_experts() or unknown.advice
         line = user_line()
         key = self.recorder.stack[-1][0] or line.rpartition(os.sep)[2]
-        return CaptureError(
+        error = CaptureError(
             f"{self.recorder.here()}: {line} {does} that depends on {unknown.why}; {advice}, "
             f"or give the value with hints={{{key!r}: ...}}"
         )
+        error.whatever_the_input = unknown.of_weights
+        return error
 
     def _advice_for_experts(self) -> str:
         """For a loop over the experts that were hit, which transformers can replace by one grouped product."""

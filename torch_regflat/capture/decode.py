@@ -25,7 +25,7 @@ from .record import capture_with_result
 from .request import Call, Request
 from .whole import main_inputs
 
-_TRIES = 6  # inputs that a prefill is tried with
+_TRIES = 12  # inputs that a prefill is tried with
 _CACHE_NAMES = ("past_key_values", "cache_params", "state")
 
 
@@ -40,18 +40,26 @@ def decode(request: Request) -> Iterator[Call]:
                 yield call
         except Exception as error:
             errors.append(error)
+            if _is_final(error):
+                break
     if not found:
         raise errors[0]
+
+
+def _is_final(error: Exception) -> bool:
+    """Whether no other inputs would help."""
+    return isinstance(error, CaptureError) and error.whatever_the_input
 
 
 def _of_one_stack(request: Request) -> Iterator[Call]:
     context = int(request.context or 0)
     also = _also_required(request)
     try:
-        output = run_prefill(request.model, {"input_ids": request.ids(context), "use_cache": True, **also})
+        output = _prefill(request, {"input_ids": request.ids(context), "use_cache": True, **also})
         yield _step(request, output, request.ids(1), also)
     except Exception as error:
-        yield from _with_media(request, context)
+        if not _is_final(error):
+            yield from _with_media(request, context)
         raise error
 
 
@@ -59,7 +67,7 @@ def _with_media(request: Request, context: int) -> Iterator[Call]:
     """A model whose prefill does not run on token ids alone; the tokens that stand for media count as context."""
     for made in itertools.islice(_of_length(request, context), _TRIES):
         with suppress(Exception):
-            output = run_prefill(request.model, {**made, "use_cache": True})
+            output = _prefill(request, {**made, "use_cache": True})
             ids = made.pop("input_ids")
             token = torch.empty_like(ids[:, :1], device="meta")
             yield (step := _step(request, output, token, {}))
@@ -127,10 +135,14 @@ def _second_step(request: Request, made: dict[str, Any]) -> tuple[dict[str, Any]
         if "position_ids" in inspect.signature(model.forward).parameters:
             kept["position_ids"] = model._prepare_position_ids_for_generation(ids[:, :-1], kept)
         prompt = model.prepare_inputs_for_generation(ids[:, :-1], is_first_iteration=True, use_cache=True, **kept)
-        output = run_prefill(model, {name: value for name, value in prompt.items() if value is not None})
+        output = _prefill(request, {name: value for name, value in prompt.items() if value is not None})
         kept = model._update_model_kwargs_for_generation(output, {**kept, "use_cache": True})
         step = model.prepare_inputs_for_generation(ids, next_sequence_length=1, **kept)
     return {name: value for name, value in step.items() if value is not None}, cache_of(request, output)
+
+
+def _prefill(request: Request, kwargs: dict[str, Any]) -> Any:
+    return run_prefill(request.model, kwargs, request.hints)
 
 
 def _of_length(request: Request, context: int) -> Iterator[dict[str, Any]]:
@@ -154,13 +166,13 @@ def _encoded(request: Request, context: int) -> tuple[dict[str, Any], Any]:
         more["use_cache"] = True
     kwargs = main_inputs(request)
     try:
-        return kwargs, run_prefill(request.model, {**kwargs, **more})
-    except Exception:
-        for other in candidates(request.model, request.batch, int(request.seq_len or 1)):
+        return kwargs, _prefill(request, {**kwargs, **more})
+    except Exception as error:
+        for other in () if _is_final(error) else candidates(request.model, request.batch, int(request.seq_len or 1)):
             with suppress(Exception):
                 shape = (*other["decoder_input_ids"].shape[2:],)
                 ids = torch.ones(request.batch, context, *shape, dtype=torch.int64)
-                output = run_prefill(request.model, {**other, **more, "decoder_input_ids": ids})
+                output = _prefill(request, {**other, **more, "decoder_input_ids": ids})
                 other.pop("decoder_input_ids")
                 return other, output
         raise

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from ..errors import InputError, near
 from ._torch_private import storage_key
 from .decode import decode
+from .hints import Hints
 from .request import Call, Phase, checked, phases_of, positions_of
 from .whole import whole
 
@@ -119,9 +120,11 @@ def prepare_model(
     context: int | None,
     kv_dtype: str | None,
     notes: tuple[str, ...] = (),
+    hints: Hints | None = None,
 ) -> Prepared:
     """Make the inputs of `phase` (the model's usual one when None) for a module that declares its own inputs."""
     request = checked(model, name, phase, batch, seq_len, context)
+    request.hints = hints
     if kv_dtype is not None and kv_dtype not in KV_BITS:
         raise InputError(
             f"unknown kv_dtype {kv_dtype!r}{near(kv_dtype, KV_BITS)} it must be one of {', '.join(KV_BITS)}"

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from ._torch_private import parameters_replaced
+from .hints import Hints
 from .record import capture_with_result
 from .replaced import replaced
 
@@ -24,10 +25,11 @@ _Key = tuple[Any, ...]
 _MIN_LAYERS = 3  # below that there is nothing to save
 
 
-def run_prefill(model: nn.Module, kwargs: dict[str, Any]) -> Any:
+def run_prefill(model: nn.Module, kwargs: dict[str, Any], hints: Hints | None = None) -> Any:
     """Run `model(**kwargs)` in inference mode on meta tensors and return its output, caches filled for all layers.
 
-    A model in real memory is neither moved nor changed: its parameters and buffers are stood in for.
+    A model in real memory is neither moved nor changed: its parameters and buffers are stood in for. `hints` answer
+    for values that only real numbers would give (see `capture.hints`).
     """
     try:
         with torch.inference_mode(), replaced(), skip_repeated_layers(model), stood_in(model):
@@ -35,7 +37,7 @@ def run_prefill(model: nn.Module, kwargs: dict[str, Any]) -> Any:
     except Exception:
         # Perhaps it asks for the value of a tensor, which recording can answer where it is known.
         real = {name: torch.ones_like(v, device="cpu") if _is_ids(v) else v for name, v in kwargs.items()}
-        return capture_with_result(model, (), real, restore=False).result
+        return capture_with_result(model, (), real, restore=False, hints=hints).result
 
 
 def _is_ids(value: Any) -> bool:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import InputError
+from .hints import Hints
 
 Phase = Literal["prefill", "decode", "encode", "forward", "train"]
 DEFAULT_TOKENS = 2048
@@ -40,6 +41,7 @@ class Request:
     seq_len: int | None
     context: int | None
     dtype: torch.dtype
+    hints: Hints | None = None
 
     @property
     def config(self) -> Any:

@@ -31,9 +31,9 @@ _LIKE = frozenset(
 class Unknown(Exception):
     """A value that cannot be worked out; `why` completes "depends on ...", `advice` says what to do."""
 
-    def __init__(self, why: str, advice: str) -> None:
+    def __init__(self, why: str, advice: str, *, of_weights: bool = False) -> None:
         super().__init__(why)
-        self.why, self.advice = why, advice
+        self.why, self.advice, self.of_weights = why, advice, of_weights
 
 
 class Values:
@@ -175,4 +175,5 @@ def _missing(node: Node) -> Unknown:
     what = _described(node)
     if node.op == "placeholder":
         return Unknown(f"{what}, whose values are not known", f"pass a real CPU tensor for {what.removeprefix('the ')}")
-    return Unknown(f"{what}, whose values are not known", f"give {what} real values on the CPU")
+    of_weights = node.meta["role"] == "weight"
+    return Unknown(f"{what}, whose values are not known", f"give {what} real values on the CPU", of_weights=of_weights)
