@@ -55,7 +55,7 @@ DEFAULTS: dict[str, tuple[str, str]] = {
     "lw_detr": ("expected a non-empty list of Tensors", "projector_scale_factors is empty: there are no feature maps"),
     "pp_doclayout_v2": ("too many indices for tensor of dimension 0", "class_thresholds is None"),
     "blip-2": ("has no attribute 'intermediate'", "qformer_config.use_qformer_text_input is False"),
-    "llama4_vision_model": ("[256, 3072] X [5632, 4096]", "intermediate_size is not that of the shuffled patches"),
+    "llama4_vision_model": ("3072", "intermediate_size is not that of the shuffled patches"),
 }
 """Types whose default configuration contradicts itself -> (part of the error of a run on the CPU, what is wrong)."""
 

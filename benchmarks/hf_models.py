@@ -148,7 +148,7 @@ def lengths(model: Any, phase: str) -> dict[str, int]:
     from torch_regflat.capture.phases import positions_of
 
     limit = positions_of(model)
-    takes_tokens = "input_ids" in inspect.signature(model.forward).parameters
+    takes_tokens = model.main_input_name == "input_ids" or "input_ids" in inspect.signature(model.forward).parameters
     if phase == "decode":
         return {"context": min(TOKENS - 1, limit - 2 if limit else TOKENS)}
     return {"seq_len": min(TOKENS, limit or TOKENS)} if takes_tokens else {}

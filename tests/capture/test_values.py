@@ -59,6 +59,7 @@ def packed(x: torch.Tensor) -> bool:
         (lambda x: torch.arange(6, device=x.device).view(2, 3)[:, [True, False, True]].tolist(), [[0, 2], [3, 5]]),
         (lambda x: torch.eye(3, device=x.device)[tuple(torch.tensor([0, 1])), (0, 2)].tolist(), [1.0, 0.0]),
         (lambda x: torch.tensor([0, torch.arange(9)[7], 1], device=x.device).tolist(), [0, 7, 1]),
+        (lambda x: x.narrow(0, x.sum().long(), 3).shape[0], 3),
         (lambda x: torch.distributions.Categorical(logits=x).entropy().shape, ()),
     ],
 )

@@ -181,6 +181,8 @@ def run_on_meta(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any
     """Run an operator on meta tensors; where torch's own shapes-only version refuses what its kernels do, ours."""
     if func is torch.ops.aten._grouped_mm.default and args[0].dtype != torch.bfloat16:
         return _grouped_mm_on_meta(*args, **kwargs)
+    if func is torch.ops.aten.narrow.Tensor:  # where it starts is a tensor; its shape does not hang on that
+        return torch.ops.aten.narrow.default(args[0], args[1], 0, args[3])
     if func.overloadpacket in _RECURRENT:
         return _recurrent_on_meta(func, *args, **kwargs)
     return func(*args, **kwargs)

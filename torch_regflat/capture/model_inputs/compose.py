@@ -35,7 +35,7 @@ _COMPANIONS: dict[str, tuple[str, ...]] = {
 OPTIONAL = (
     "encoder_hidden_states", "patch_embeds", "patch_ids", "num_patches", "last_hidden_state", "visual_feats",
     "visual_pos", "image_attention_mask", "image_embeds_position_mask", "question_positions", "vision_pos_embeds",
-    "decoder_input_values", "decoder_input_ids", "grid_thw",
+    "decoder_input_values", "decoder_input_ids", "grid_thw", "global_attention_mask",
 )  # fmt: skip
 """Parameters with a default without which some models, and many of their parts, do not run."""
 
@@ -64,9 +64,10 @@ def with_media(d: Declared, media: tuple[str, ...]) -> dict[str, Any]:
         if name in d.parameters and name not in made:
             _add(d, name, made)
     if d.layout.optional:
-        masks = ("attention_mask",) if "hidden_states" in made else ()
-        for name in (n for n in (*OPTIONAL, *masks) if n in d.parameters and n not in made):
+        for name in (n for n in OPTIONAL if n in d.parameters and n not in made):
             _add(d, name, made)
+        if "hidden_states" in made and "attention_mask" in d.parameters:
+            made["attention_mask"] = torch.ones(made["hidden_states"].shape[:2], dtype=torch.long)
     if d.layout.embeds and "inputs_embeds" in d.parameters:
         names = [n for n in names if n != "input_ids"]
         _add(d, "inputs_embeds", made)

@@ -165,6 +165,7 @@ def _special_ids(config: Any, depth: int = 0) -> set[int]:
 
 MAKERS: dict[str, Maker] = {
     "attention_mask": lambda d: torch.ones(d.batch, 64, dtype=torch.long),
+    "global_attention_mask": lambda d: (torch.arange(length(d)) == 0).long().repeat(d.batch, 1),
     "inputs_embeds": lambda d: d.meta(d.batch, length(d), d.text.hidden_size),
     "qformer_input_ids": lambda d: ids(d, 8, 1000),
     "task_inputs": lambda d: ids(d, d.config.task_seq_len),
