@@ -44,7 +44,7 @@ from hf_hints import HINTS
 from hf_models import build, build_model, lengths, model_classes
 
 LIMIT = 30  # seconds a row
-ARBITER_LIMIT = 120  # seconds without us, for a row that failed
+ARBITER_LIMIT = 300  # seconds without us, for a row that failed
 ARBITER = True
 
 

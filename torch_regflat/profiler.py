@@ -283,7 +283,7 @@ def _capture_prepared(ready: Prepared, hints: Hints | None) -> tuple[fx.GraphMod
     try:
         return captured(ready)
     except CaptureError as error:
-        for call in () if error.whatever_the_input else ready.others:
+        for call in ready.others:
             said = f"profiled with {call.text}; with {ready.inputs} it failed: {error}"
             with contextlib.suppress(CaptureError):
                 return captured(ready.otherwise(call, said))

@@ -54,6 +54,8 @@ def packed(x: torch.Tensor) -> bool:
         (lambda x: torch.full_like(x, 2.0)[1:].sum().item(), 6.0),
         (lambda x: torch.zeros_like(x, dtype=torch.bool).logical_not().nonzero().shape[0], 4),
         (lambda x: x.new_ones(2, 3).sum().item(), 6.0),
+        (lambda x: torch.eye(2, 4).bool()[0].expand_as(x).nonzero().tolist(), [[0]]),
+        (lambda x: torch.arange(4).type_as(x).view_as(x).sum().item(), 6.0),
         # Lists as positions, and tensors made of known numbers.
         (lambda x: torch.arange(6, device=x.device)[[4, 1]].tolist(), [4, 1]),
         (lambda x: torch.arange(6, device=x.device).view(2, 3)[:, [True, False, True]].tolist(), [[0, 2], [3, 5]]),

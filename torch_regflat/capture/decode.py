@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..errors import CaptureError
+from ..errors import CaptureError, RegflatError
 from .model_inputs import candidates, describe
 from .prefill import run_prefill, stood_in
 from .record import capture_with_result
@@ -43,7 +43,11 @@ def decode(request: Request) -> Iterator[Call]:
             if _is_final(error):
                 break
     if not found:
-        raise errors[0]
+        if isinstance(errors[0], RegflatError):
+            raise errors[0]
+        raise CaptureError(
+            f"{request.name}: no decode step could be prepared: {type(errors[0]).__name__}: {errors[0]}"
+        ) from errors[0]
 
 
 def _is_final(error: Exception) -> bool:
@@ -96,21 +100,15 @@ def _language_model(self: Any, **kwargs: Any) -> Any:
 
 def _of_two_stacks(request: Request) -> Iterator[Call]:
     context = int(request.context or 0)
-    token = request.ids(1)
-    kwargs, output = _encoded(request, context)
-    cache = cache_of(request, output)
-    step = {
-        "decoder_input_ids": token,
-        "encoder_outputs": _encoder_outputs(request, kwargs, output.encoder_last_hidden_state),
-        _cache_name(request): cache,
-        "use_cache": True,
-    }
-    text = f"decoder_input_ids [{request.batch}, 1] against a cache of {context} tokens"
-    text += f", encoder run on {describe(kwargs)}"
-    yield Call(step, text, (cache,))
-    books = getattr(getattr(request.config, "decoder_config", None), "num_channels", None)
-    if books is not None:
-        yield Call({**step, "decoder_input_ids": token[..., None].expand(-1, -1, books)}, text, (cache,))
+    kwargs, ids, output = _encoded(request, context)
+    cache, token = cache_of(request, output), torch.empty_like(ids[:, :1], device="meta")
+    step = {"decoder_input_ids": token, _cache_name(request): cache, "use_cache": True}
+    if hasattr(output, "encoder_last_hidden_state"):
+        step["encoder_outputs"] = _encoder_outputs(request, kwargs, output.encoder_last_hidden_state)
+    elif hasattr(output, "encoder_hidden_states"):
+        step["encoder_hidden_states"] = output.encoder_hidden_states
+    text = f"decoder_input_ids {list(token.shape)} against a cache of {context} tokens"
+    yield Call(step, f"{text}, encoder run on {describe(kwargs)}", (cache,))
 
 
 def _as_generate(request: Request) -> Iterator[Call]:
@@ -159,22 +157,19 @@ def _of_length(request: Request, context: int) -> Iterator[dict[str, Any]]:
         yield from (made for made in found if "input_ids" in made and made["input_ids"].shape[1] == context)
 
 
-def _encoded(request: Request, context: int) -> tuple[dict[str, Any], Any]:
-    """The encoder's inputs and the output of a prefill, with the first inputs that the model runs with."""
-    more: dict[str, Any] = {"decoder_input_ids": request.ids(context)}
-    if "use_cache" in inspect.signature(request.model.forward).parameters:
-        more["use_cache"] = True
-    kwargs = main_inputs(request)
+def _encoded(request: Request, context: int) -> tuple[dict[str, Any], Tensor, Any]:
+    """The encoder's inputs, the decoder's ids and the output of a prefill, with the first inputs that it runs with."""
+    takes = inspect.signature(request.model.forward).parameters
+    more: dict[str, Any] = {"use_cache": True} if "use_cache" in takes else {}
+    kwargs, ids = main_inputs(request), request.ids(context)
     try:
-        return kwargs, _prefill(request, {**kwargs, **more})
+        return kwargs, ids, _prefill(request, {**kwargs, **more, "decoder_input_ids": ids})
     except Exception as error:
         for other in () if _is_final(error) else candidates(request.model, request.batch, int(request.seq_len or 1)):
             with suppress(Exception):
-                shape = (*other["decoder_input_ids"].shape[2:],)
-                ids = torch.ones(request.batch, context, *shape, dtype=torch.int64)
-                output = _prefill(request, {**other, **more, "decoder_input_ids": ids})
-                other.pop("decoder_input_ids")
-                return other, output
+                rows, _, *channels = other.pop("decoder_input_ids").shape  # a row for each codebook, for some
+                ids = torch.ones(rows, context, *channels, dtype=torch.int64)
+                return other, ids, _prefill(request, {**other, **more, "decoder_input_ids": ids})
         raise
 
 

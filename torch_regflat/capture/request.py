@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
@@ -73,7 +74,8 @@ def phases_of(model: nn.Module) -> tuple[Phase, ...]:
 def positions_of(model: nn.Module) -> int | None:
     """Return how many positions a model has, or None where it sets no limit."""
     config: Any = getattr(model, "config", None)
-    config = config.get_text_config() if hasattr(config, "get_text_config") else config
+    with suppress(ValueError):  # of several configurations for text none is the one
+        config = config.get_text_config() if hasattr(config, "get_text_config") else config
     for name in ("max_target_positions", "max_position_embeddings", "n_positions"):
         value = getattr(config, name, None)
         if isinstance(value, int) and value > 0:

@@ -104,7 +104,7 @@ def least(d: Declared) -> Iterator[dict[str, Any]]:
 
 def _names(d: Declared, media: tuple[str, ...]) -> list[str]:
     names = [n for n in d.parameters if n in media or n in d.required or n in _ALWAYS]
-    if not media or not any(n in d.main for n in names):
+    if not media or (not any(n in d.main for n in names) and any(n in d.required for n in d.main)):
         names += [n for n in d.main if n in d.parameters and n not in names]
     if media and "input_ids" in d.parameters:
         names = ["input_ids", *[n for n in names if n != "input_ids"]]

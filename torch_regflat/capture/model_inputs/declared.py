@@ -23,8 +23,8 @@ class Layout:
     """With parameters that have a default, but that parts of models do not run without."""
     embeds: bool = False
     """Embeddings in place of token ids."""
-    side: int | None = None
-    """Pixels on a side of a picture."""
+    size: tuple[int, int] | None = None
+    """Height and width of a picture in pixels, where the configuration's own do not fit."""
     pixels_as: str = ""
     states_as: str = ""
     frames_of_sound: int | None = None

@@ -19,8 +19,8 @@ _GRIDS = ("image_grid_thw", "grid_thw", "image_grid_hws", "video_grid_thw")
 
 def image_size(d: Declared) -> tuple[int, int]:
     """Height and width of a picture."""
-    if d.layout.side is not None:
-        return d.layout.side, d.layout.side
+    if d.layout.size is not None:
+        return d.layout.size
     queries = getattr(d.config, "projector_patch_to_query_dict", None)
     if queries:
         side = math.isqrt(min(map(int, queries))) * patch(d)

@@ -12,7 +12,7 @@ from .compose import OPTIONAL
 from .declared import Layout
 from .sound import SAMPLES
 
-_SIDES = (448, 512, 1024)  # of an image, where the one that the configuration names does not fit
+_SIZES = ((448, 448), (512, 512), (1024, 1024), (48, 320))  # the last is a line of text
 _STATES = ("hidden_states", "patch_embeds", "image_features", "context_hidden_states")
 
 
@@ -44,7 +44,7 @@ def further(model: nn.Module, tokens: int) -> Iterator[Layout]:
     if "pixel_values" in parameters:
         yield from (Layout(pixels_as=way) for way in ("frames", "one", "colours last"))
         yield Layout(pixels_as="one", optional=True)
-        yield from (Layout(side=side) for side in _SIDES)
+        yield from (Layout(size=size) for size in _SIZES)
     if any(name in parameters for name in _STATES):
         yield Layout(states_as="pixels")
         yield from (Layout(states_as="states", bins=width) for width in widths)

@@ -12,7 +12,7 @@ from .declared import Declared, Maker, first_int
 SAMPLES = 19200
 _BINS = (
     "feature_projection_input_dim", "input_feat_per_channel", "num_mel_bins", "n_mels", "feature_size", "num_mels",
-    "input_dim", "mel_bins", "input_feat_size", "feat_dim",
+    "input_dim", "mel_bins", "input_feat_size", "feat_dim", "num_chroma",
 )  # fmt: skip
 """Names that configurations have for the numbers in a frame."""
 

@@ -51,6 +51,7 @@ def decoder_ids(d: Declared) -> Tensor:
     """What a decoder starts with. [batch, tokens], and a last dimension where it reads several channels"""
     configs = tuple(getattr(d.config, name, None) for name in ("decoder", "decoder_config", "text_config"))
     made = ids(d, min(d.tokens, 4), first_int(configs, ("vocab_size",)))
+    made = made.repeat(first_int(configs[:1], ("num_codebooks",)) or 1, 1)
     channels = getattr(getattr(d.config, "decoder_config", None), "num_channels", None)
     return made if channels is None else made[..., None].repeat(1, 1, channels)
 
