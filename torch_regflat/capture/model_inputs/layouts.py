@@ -12,7 +12,7 @@ from .compose import OPTIONAL
 from .declared import Layout
 from .sound import SAMPLES
 
-_SIZES = ((448, 448), (512, 512), (1024, 1024), (48, 320))  # the last is a line of text
+_SIZES = ((448, 448), (512, 512), (1024, 1024), (48, 320), (96, 320))  # the last two are lines of text
 _STATES = ("hidden_states", "patch_embeds", "image_features", "context_hidden_states")
 
 
