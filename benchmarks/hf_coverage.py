@@ -117,9 +117,9 @@ def rows_of(kind: str, most: int | None = None) -> Iterator[Row]:
                 continue
             row = best_row(kind, cls, config_class, model, phase, hopeless)
             failed = row.status not in ("ok", "hinted")
-            hopeless = hopeless or failed
             if failed and ARBITER:
                 arbitrate(row, cls, config_class, model)
+            hopeless = hopeless or (failed and row.shown_by != "no cache")
             last = row
             yield row
 

@@ -39,6 +39,7 @@ HINTS: dict[str, tuple[dict[str, Any], str]] = {
         "one object is found in the frame, with a score of 0.9",
     ),
     "slanet": ({"modeling_slanet.py:181": False}, "the table is as long as the model allows"),
+    "slanext": ({"modeling_slanext.py:589": False}, "the table is as long as the model allows"),
     "superglue": _POINTS,
     "superpoint": _POINTS,
     "vits": (

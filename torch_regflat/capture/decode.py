@@ -102,12 +102,12 @@ def _of_two_stacks(request: Request) -> Iterator[Call]:
     context = int(request.context or 0)
     kwargs, ids, output = _encoded(request, context)
     cache, token = cache_of(request, output), torch.empty_like(ids[:, :1], device="meta")
-    step = {"decoder_input_ids": token, _cache_name(request): cache, "use_cache": True}
+    step = {_decoder_input(request): token, _cache_name(request): cache, "use_cache": True}
     if hasattr(output, "encoder_last_hidden_state"):
         step["encoder_outputs"] = _encoder_outputs(request, kwargs, output.encoder_last_hidden_state)
     elif hasattr(output, "encoder_hidden_states"):
         step["encoder_hidden_states"] = output.encoder_hidden_states
-    text = f"decoder_input_ids {list(token.shape)} against a cache of {context} tokens"
+    text = f"{_decoder_input(request)} {list(token.shape)} against a cache of {context} tokens"
     yield Call(step, f"{text}, encoder run on {describe(kwargs)}", (cache,))
 
 
@@ -167,10 +167,18 @@ def _encoded(request: Request, context: int) -> tuple[dict[str, Any], Tensor, An
     except Exception as error:
         for other in () if _is_final(error) else candidates(request.model, request.batch, int(request.seq_len or 1)):
             with suppress(Exception):
-                rows, _, *channels = other.pop("decoder_input_ids").shape  # a row for each codebook, for some
-                ids = torch.ones(rows, context, *channels, dtype=torch.int64)
-                return other, ids, _prefill(request, {**other, **more, "decoder_input_ids": ids})
+                name = _decoder_input(request)
+                first = other.pop(name)
+                rows, _, *channels = first.shape  # a row for each codebook, for some
+                ids = first.new_ones(rows, context, *channels)
+                return other, ids, _prefill(request, {**other, **more, name: ids})
         raise
+
+
+def _decoder_input(request: Request) -> str:
+    """The name of what the decoder reads: ids, or frames of sound."""
+    takes = inspect.signature(request.model.forward).parameters
+    return next((name for name in ("decoder_input_ids", "decoder_input_values") if name in takes), "decoder_input_ids")
 
 
 def _also_required(request: Request) -> dict[str, Any]:

@@ -76,7 +76,7 @@ def positions_of(model: nn.Module) -> int | None:
     config: Any = getattr(model, "config", None)
     with suppress(ValueError):  # of several configurations for text none is the one
         config = config.get_text_config() if hasattr(config, "get_text_config") else config
-    for name in ("max_target_positions", "max_position_embeddings", "n_positions"):
+    for name in ("max_target_positions", "max_position_embeddings", "n_positions", "max_text_positions"):
         value = getattr(config, name, None)
         if isinstance(value, int) and value > 0:
             return value

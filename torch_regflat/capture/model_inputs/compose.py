@@ -28,7 +28,9 @@ _COMPANIONS: dict[str, tuple[str, ...]] = {
     "flattened_patches": ("attention_mask",),
     "states": ("actions", "rewards", "returns_to_go", "timesteps"),
     "inference_session": ("frame_idx",),
-    "past_values": ("past_time_features", "past_observed_mask", "future_time_features", "future_values"),
+    "past_values": (
+        "past_time_features", "past_observed_mask", "future_time_features", "future_values", "forecast_context_len",
+    ),
 }  # fmt: skip
 """Parameters without which an input cannot be read."""
 

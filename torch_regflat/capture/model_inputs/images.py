@@ -164,6 +164,13 @@ def _first_tokens(d: Declared, count: int) -> Tensor:
     return (torch.arange(length(d)) < count).repeat(d.batch, 1)
 
 
+def _masked(d: Declared) -> Tensor:
+    """Nine tenths of the patches of a picture or clip hidden, as in pretraining. [batch, patches]"""
+    clips = frames(d) // d.config.tubelet_size if hasattr(d.config, "tubelet_size") else 1
+    count = clips * math.prod(patches(d))
+    return (torch.arange(count) >= count // 10).repeat(d.batch, 1)
+
+
 MAKERS: dict[str, Maker] = {
     "pixel_values": pixels,
     "pixel_values_videos": video,
@@ -192,6 +199,7 @@ MAKERS: dict[str, Maker] = {
     "bbox": lambda d: torch.zeros(d.batch, length(d), 4, dtype=torch.long),
     "image_attention_mask": lambda d: torch.ones(d.batch, length(d), 1, dtype=torch.long),
     "image_embeds_position_mask": lambda d: _first_tokens(d, getattr(d.config, "latent_query_num", 64)),
+    "bool_masked_pos": _masked,
     "visual_feats": lambda d: d.meta(d.batch, 36, d.config.visual_feat_dim),
     "visual_pos": lambda d: d.meta(d.batch, 36, d.config.visual_pos_dim),
 }

@@ -68,10 +68,15 @@ def samples(d: Declared) -> Tensor:
     return d.meta(d.batch, SAMPLES)
 
 
+def _frames_so_far(d: Declared) -> Tensor:
+    """Frames that a decoder has made of a sound."""
+    return samples(d) if d.layout.states_as else d.meta(d.batch, min(d.tokens, 16), d.config.num_mel_bins)
+
+
 MAKERS: dict[str, Maker] = {
     "input_features": features,
     "input_values": samples,
-    "decoder_input_values": samples,
+    "decoder_input_values": _frames_so_far,
     "input_features_mask": lambda d: torch.ones(d.batch, sound_frames(d), dtype=torch.long),
     "feature_attention_mask": lambda d: torch.ones(d.batch, sound_frames(d), dtype=torch.long),
     "feature_lens": lambda d: torch.tensor([200] * d.batch),

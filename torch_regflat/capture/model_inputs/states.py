@@ -11,6 +11,8 @@ from .declared import Declared, Maker, first_int, nested
 from .images import channels, image_size, is_patched, pixels
 from .sound import SAMPLES, first_convolution, samples
 
+_LONGEST = 512  # steps of a series
+
 
 def states(d: Declared) -> Tensor:
     """What a part of a model reads: states, or patches, or a picture or a sound, where it is the first part."""
@@ -33,8 +35,9 @@ def _cross_states(d: Declared) -> Tensor:
 
 
 def _past(d: Declared) -> int:
+    """Steps of a series that are known: as many as the model looks back, at most _LONGEST."""
     lags: list[int] = getattr(d.config, "lags_sequence", None) or [0]
-    return int(getattr(d.config, "context_length", None) or 64) + max(lags)
+    return min(int(getattr(d.config, "context_length", None) or 64), _LONGEST) + max(lags)
 
 
 def _past_values(d: Declared) -> Tensor:
@@ -90,6 +93,7 @@ MAKERS: dict[str, Maker] = {
     "past_values": _past_values,
     "past_time_features": lambda d: d.meta(d.batch, _past(d), d.config.num_time_features),
     "past_observed_mask": lambda d: torch.ones(_past_values(d).shape),
+    "forecast_context_len": _past,
     "past_values_padding": lambda d: torch.zeros(d.batch, _past(d), dtype=torch.long),
     "future_time_features": lambda d: d.meta(d.batch, d.config.prediction_length, d.config.num_time_features),
     "future_values": lambda d: d.meta(d.batch, d.config.prediction_length, *_past_values(d).shape[2:]),

@@ -14,7 +14,9 @@ from ..record import capture_with_result
 from .declared import Declared, Maker, first_int
 
 _VOCABULARY = ("vocab_size", "text_vocab_size", "n_token", "codebook_size")
-_POSITIONS = ("max_target_positions", "max_position_embeddings", "n_positions", "max_sequence_length")
+_POSITIONS = (
+    "max_target_positions", "max_position_embeddings", "n_positions", "max_sequence_length", "max_text_positions",
+)  # fmt: skip
 _PLACEHOLDERS: dict[int, tuple[tuple[str, ...], str, tuple[str, ...]]] = {
     1: (("image_token_id", "image_token_index", "img_context_token_id"), "get_image_features", ("pixel_values",)),
     2: (("video_token_id", "video_token_index"), "get_video_features", ("pixel_values_videos",)),
