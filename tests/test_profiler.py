@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.fx.passes.infra.pass_manager import PassManager
 
 import torch_regflat as regflat
+from torch_regflat.hardware.library import load, names
 from torch_regflat.schedule.tile import TiledOp
 
 
@@ -141,6 +142,16 @@ def test_bad_input_is_said_in_the_callers_words(model: object, args: tuple[Tenso
     with pytest.raises(regflat.RegflatError) as caught:
         regflat.profile(model, args, chip=chip)
     assert words in str(caught.value)
+
+
+def test_every_chip_prices_a_layer_within_its_peaks() -> None:
+    chips = [load(name) for name in names()]
+    done = regflat.profile(nn.Linear(4096, 4096, device="meta"), (torch.empty(2048, 4096, device="meta"),), chip=chips)
+    assert [chip.chip for chip in done.chips] == [chip.name for chip in chips]
+    for priced, chip in zip(done.chips, chips, strict=True):
+        assert priced.total.latency_s >= priced.total.executed_flops / chip.peak_flops("fp32")
+        assert priced.total.latency_s >= 4 * 4096 * 4096 / chip.external.read_bytes_per_s
+        assert priced.total.energy_j / priced.total.latency_s <= 1.01 * chip.power.limit.value
 
 
 def test_decode_reads_the_cache_and_writes_only_what_is_new() -> None:

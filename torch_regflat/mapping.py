@@ -1,15 +1,15 @@
-"""Legal mappings of a kernel, many at once, as tensors.
+"""Legal mappings of a kernel, many at once.
 
-A mapping says how large a tile of each axis (b, m, n, k) is held at once, how many cores share one result tile by
-splitting the sum (split-K), and the order of the loops over tiles. The operand that lacks the innermost axis stays
-put while the others stream past it: it is the stationary one.
-
-Candidates are the product of two lists: tilings (tile sizes and loop order, `[kernel or 1, 1, tile, 1]`) and splits
-(`[1, 1, 1, split]`). What depends on one of them alone is computed once for it. All are float64 whole numbers.
+Two kinds of memory have two kinds of mappings. A GPU library has a menu: result tiles, depths of a step, split-K
+(`library_menu`). An explicitly managed memory takes any tile at any level in any loop order; its space is a product:
+for each dimension a list of chains of tile sizes, one size a stage, outermost first (`chains`), any of which goes with
+any of the others, times the loop orders of each block (`orders`), times over how many cores a sum is split.
 """
 
 from __future__ import annotations
 
+import functools
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -18,23 +18,19 @@ from torch import Tensor
 
 from .errors import InputError
 
-ORDERS = ((0, 1, 2), (0, 2, 1), (1, 0, 2), (1, 2, 0), (2, 0, 1), (2, 1, 0))
-"""Loop orders as axis numbers (0 = m, 1 = n, 2 = k), outermost first."""
-STATIONARY = {2: "result", 1: "first factor", 0: "second factor"}
-"""What stays put when this axis is innermost."""
-_OUTPUT_STATIONARY = ORDERS.index((0, 1, 2))
 _KEY_BASE = 4096.0
 
 
 @dataclass(frozen=True)
 class MappingBatch:
-    """Candidate mappings. `split` counts cores that share a sum; `order` is a position in `ORDERS`."""
+    """Candidates of a library's menu, `[1, 1, tile, split]`: the tile (m, n), the depth k of a step, and how many
+    blocks share a sum. Result tiles stay put while k runs.
+    """
 
     m: Tensor
     n: Tensor
     k: Tensor
     split: Tensor
-    order: Tensor
 
     @property
     def candidates(self) -> int:
@@ -44,19 +40,14 @@ class MappingBatch:
     def key(self) -> Tensor:
         """A canonical order of candidates that does not depend on their position, `[kernel or 1, 1, tile, split]`."""
         key = torch.zeros_like(self.m)
-        for part in (self.m, self.n, self.k, self.order, self.split):
+        for part in (self.m, self.n, self.k, self.split):
             key = key * _KEY_BASE + part % _KEY_BASE
         return key
 
-    def position(self, axis: int) -> Tensor:
-        """How deep the loop over this axis (0 = m, 1 = n, 2 = k) lies, 0 outermost."""
-        table = torch.tensor([order.index(axis) for order in ORDERS], dtype=torch.float64)
-        return table[self.order.to(torch.int64)]
-
     def take(self, tiles: Tensor, splits: Tensor) -> MappingBatch:
-        """Some of the tilings and splits, or all in another order."""
-        m, n, k, order = (t[..., tiles, :] for t in (self.m, self.n, self.k, self.order))
-        return MappingBatch(m, n, k, self.split[..., splits], order)
+        """Some of the tiles and splits, or all in another order."""
+        m, n, k = (t[..., tiles, :] for t in (self.m, self.n, self.k))
+        return MappingBatch(m, n, k, self.split[..., splits])
 
 
 def library_menu(tiles: Sequence[tuple[int, int]], depths: Sequence[int], splits: Sequence[int]) -> MappingBatch:
@@ -67,29 +58,49 @@ def library_menu(tiles: Sequence[tuple[int, int]], depths: Sequence[int], splits
         )
     rows = torch.tensor([(m, n, k) for m, n in tiles for k in depths], dtype=torch.float64)
     m, n, k = (rows[:, i].reshape(1, 1, -1, 1) for i in range(3))
-    return MappingBatch(m, n, k, _splits(splits), torch.full_like(m, float(_OUTPUT_STATIONARY)))
+    return MappingBatch(m, n, k, torch.tensor(splits, dtype=torch.float64).reshape(1, 1, 1, -1))
 
 
-def tilings(m: Tensor, n: Tensor, k: Tensor, splits: Sequence[int], halvings: tuple[int, int, int]) -> MappingBatch:
-    """All tilings by repeated halving, rounded up, so that sizes need not divide, x loop orders x splits.
+@functools.cache
+def tile_sizes(size: int, bits: int | None = None) -> tuple[int, ...]:
+    """Tile sizes worth trying along a dimension, the largest first: the smallest that needs j trips, for every j.
 
-    `m`, `n`, `k`: sizes `[kernel, 1, 1, 1]`. `halvings`: how often each of them is halved.
+    A larger tile with as many trips holds more and moves no less. `bits` keeps those j whose binary form has no more
+    significant bits (-1: the powers of eight, 0: of four, 1: of two, 3: steps of an eighth to a quarter). With -1,
+    sizes of up to 4 are not divided.
     """
-    grid = torch.cartesian_prod(
-        *(torch.arange(h + 1, dtype=torch.float64) for h in halvings),
-        torch.arange(len(ORDERS), dtype=torch.float64),
-    )
-    parts = [torch.ceil(size / _power_of_two(grid[:, i]).reshape(-1, 1)) for i, size in enumerate((m, n, k))]
-    order = grid[:, 3].reshape(-1, 1).expand(parts[0].shape)
-    return MappingBatch(parts[0], parts[1], parts[2], _splits(splits), order)
+    if bits is not None and bits < 0 and size <= 4:
+        return (size,)
+    found: dict[int, None] = {}
+    j = 1
+    while j <= size:
+        tile = -(-size // j)
+        found[tile] = None
+        j = _rounded_up(max(-(-size // (tile - 1)) if tile > 1 else size + 1, j + 1), bits)
+    if bits is not None:
+        found[1] = None
+    return tuple(found)
 
 
-def _splits(splits: Sequence[int]) -> Tensor:
-    return torch.tensor(splits, dtype=torch.float64).reshape(1, 1, 1, -1)
+def _rounded_up(j: int, bits: int | None) -> int:
+    """The next whole number from j on with at most so many significant bits."""
+    if bits is None:
+        return j
+    if bits <= 0:
+        digit = 2 - bits
+        return int(2 ** (digit * -(-(j - 1).bit_length() // digit)))
+    step = 1 << max(j.bit_length() - bits, 0)
+    return -(-j // step) * step
 
 
-def _power_of_two(exponent: Tensor) -> Tensor:
-    """2^exponent exactly (torch.pow is not exact on every vector unit)."""
-    return torch.bitwise_left_shift(torch.ones_like(exponent, dtype=torch.int64), exponent.to(torch.int64)).to(
-        torch.float64
-    )
+def orders(kinds: Sequence[int], blocks: int) -> list[tuple[tuple[int, ...], ...]]:
+    """Loop orders of every block, as dimension numbers, outermost first.
+
+    `kinds[d]` numbers the set of operands that dimension d indexes, 0 for those that index all. Dimensions that
+    index all lie outermost: there they make no operand move more often, and anywhere else they may. Those of one kind
+    lie together. All orders of the kinds are tried in each block.
+    """
+    every = [d for d, kind in enumerate(kinds) if kind == 0]
+    groups = [[d for d, kind in enumerate(kinds) if kind == wanted] for wanted in sorted({*kinds} - {0})]
+    one = [tuple(every + [d for group in order for d in group]) for order in itertools.permutations(groups)]
+    return list(itertools.product(one, repeat=blocks))

@@ -43,6 +43,7 @@ from .schedule.explain import explain
 from .schedule.fit import fit as does_it_fit
 from .schedule.kernels import form_kernels
 from .schedule.run import check_dtypes, coverage, main_dtype, run
+from .schedule.select import check
 from .schedule.sensitivity import Sensitivity
 from .schedule.tile import annotate
 from .workload import Workload, with_kv_bits
@@ -463,7 +464,10 @@ def _load(chips: ChipLike | Sequence[ChipLike]) -> list[Chip]:
     listed = [chips] if isinstance(chips, (str, Path, Chip)) else list(chips)
     if not listed:
         raise InputError("no chip given; name at least one (regflat chips lists them)")
-    return [load(chip) for chip in listed]
+    loaded = [load(chip) for chip in listed]
+    for chip in loaded:
+        check(chip)  # refuses what has no cost model before anything is recorded for it
+    return loaded
 
 
 def _module_bytes(model: Any) -> int | None:

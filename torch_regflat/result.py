@@ -185,14 +185,16 @@ class ChipResult:
 
 @dataclass(frozen=True, slots=True)
 class OperandUse:
-    """An operand of an explained kernel: bytes touched at least, bytes of one tile, bytes from external memory."""
+    """An operand of an explained kernel, in bytes: what it touches at least, its tile at each level that holds one, and
+    what crosses from each level towards the engines and back (of external memory: what leaves and enters the chip).
+    """
 
     role: str
     access: str
     axes: str
     footprint_bytes: float
-    tile_bytes: float
-    external_bytes: float
+    tile_bytes: dict[str, float]
+    traffic_bytes: dict[str, float]
 
 
 @dataclass(frozen=True, slots=True)

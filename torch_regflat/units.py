@@ -31,6 +31,7 @@ DIMENSIONS: dict[str, str] = {
     "bytes": "bytes",
     "bits": "bits",
     "bytes/s": "bytes per second",
+    "bits/s": "bits per second",
     "bytes/clk": "bytes per clock of the whole chip",
     "bytes/clk/core": "bytes per clock and core",
     "time": "a time",
@@ -63,6 +64,7 @@ def _table() -> dict[str, Unit]:
     rows += [(f"{p}B", "bytes", f) for p, f in big.items()]
     rows += [(f"{p}bit", "bits", f) for p, f in big.items() if p in ("", "k", "M", "G", "Ki", "Mi", "Gi")]
     rows += [(f"{p}B/s", "bytes/s", f) for p, f in big.items()]
+    rows += [(f"{p}bit/s", "bits/s", f) for p, f in _DECIMAL.items() if p in ("", "k", "M", "G", "T")]
     rows += [("B/clk", "bytes/clk", 1.0), ("B/clk/core", "bytes/clk/core", 1.0)]
     rows += [("B/clk/SM", "bytes/clk/core", 1.0), ("B/clk/tile", "bytes/clk/core", 1.0)]
     rows += [(f"{p}s", "time", f) for p, f in _SMALL.items() if p != "f"]

@@ -73,7 +73,8 @@ class LoopNest:
     `dims` are (name, size) pairs, named as the field does: m, n, k of a product, b of a batch, g of a group; n, k,
     p, q, c, r, s of a convolution; b, h, q, s, d, e of attention (queries, keys, head size, value size).
     `whole` dimensions are never tiled (the head size of fused attention). `domain_fraction` is the part of the
-    iteration space that is really executed: 1 but for causal or windowed attention. `passes` is how often the
+    iteration space that is really executed: 1 but for causal or windowed attention. `causal` gives the two dimensions
+    (queries, keys) of which only points with key <= query are executed. `passes` is how often the
     operands are streamed (a sort needs several).
     """
 
@@ -87,6 +88,7 @@ class LoopNest:
     special_ops: float = 0.0
     whole: frozenset[str] = frozenset()
     domain_fraction: float = 1.0
+    causal: tuple[int, int] | None = None
     passes: int = 1
     sequential: int = 1
 

@@ -10,15 +10,19 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from torch_regflat.cost.chip_tensors import chip_tensors, rate_tensors
-from torch_regflat.cost.kernel import combine, cube_root, evaluate
+from torch_regflat.cost.chip_tensors import ChipTensors, RateTensors, chip_tensors, rate_tensors
+from torch_regflat.cost.kernel import Cost, Movement, combine, cube_root, evaluate
 from torch_regflat.cost.shapes import KernelShape, pack
 from torch_regflat.hardware.chip import Chip
 from torch_regflat.hardware.library import load
 from torch_regflat.hardware.software import for_chip
 from torch_regflat.mapping import MappingBatch
-from torch_regflat.memory import cache, register_flat
-from torch_regflat.schedule.select import candidates, choose
+from torch_regflat.memory import cache, explicit
+from torch_regflat.memory.quantities import ProblemTensors, Stages
+from torch_regflat.schedule import spaces
+from torch_regflat.schedule.managed import streaming
+from torch_regflat.schedule.search import choose
+from torch_regflat.schedule.select import candidates
 from torch_regflat.schedule.shape import shape_of_nest
 
 from .cases import kernels, matrix_product, products
@@ -27,13 +31,26 @@ CHIPS = ("h100-sxm", "a100-sxm-80gb", "regflat-ideal", "regflat-physical", "regf
 chips = st.sampled_from(CHIPS)
 
 
-def price_all(shape: KernelShape, chip: Chip) -> tuple[object, object]:
-    """Movement and cost of every candidate of one kernel."""
+def price_all(shape: KernelShape, chip: Chip) -> tuple[Movement, Cost]:
+    """Movement and cost of every candidate of one kernel; of a coarse space where the memory is managed explicitly."""
     packed, software = pack([shape]), for_chip(chip)
     tensors, rates = chip_tensors([chip], [software]), rate_tensors([chip], ["bf16"])
-    batch = candidates(packed, chip, software)
-    move = (cache if chip.memory_system == "cache" else register_flat).move(packed, batch, tensors, rates)
+    if chip.memory_system == "cache":
+        move = cache.move(packed, candidates(chip, software), tensors, rates)
+    else:
+        move = explicit_move(shape, chip, tensors, rates)
     return move, evaluate(move, packed, tensors, rates, software.overlap)
+
+
+def explicit_move(shape: KernelShape, chip: Chip, tensors: ChipTensors, rates: RateTensors) -> Movement:
+    packed, stages = pack([shape]), Stages.of(chip)
+    split = torch.tensor(for_chip(chip).split_k, dtype=torch.float64).reshape(1, 1, 1, -1)
+    own = explicit.fixed(packed, split, stages, tensors, rates)
+    if shape.problem is None:
+        return explicit.move(packed, streaming(stages, packed.work), own, tensors)
+    space = spaces.coarse(ProblemTensors.of([shape]), stages, int(chip.cores.count.value))
+    ((_, tiling),) = space.chunks(10**9, split)
+    return explicit.move(packed, tiling, own, tensors)
 
 
 @settings(max_examples=40, deadline=None)
@@ -43,8 +60,8 @@ def test_external_traffic_lies_between_compulsory_and_no_reuse(shape: KernelShap
     moved = move.read_bytes[-1] + move.write_bytes[-1]
     compulsory = sum(o.footprint_bytes for o in shape.operands)
     points = math.prod(shape.sizes)
-    # Without reuse every multiply-accumulate fetches both factors and reads and writes its sum.
-    no_reuse = points * (sum(o.point_bytes for o in shape.operands) + shape.operands[-1].point_bytes)
+    # Without reuse every multiply-accumulate fetches both factors and reads and writes its sum, in fp32.
+    no_reuse = points * (sum(o.point_bytes for o in shape.operands[:-1]) + 2 * max(4.0, shape.operands[-1].point_bytes))
     assert (moved[move.legal.expand(moved.shape)] >= compulsory * (1 - 1e-12)).all()
     assert (moved <= no_reuse * (1 + 1e-12)).all()
 
@@ -75,7 +92,10 @@ def test_the_choice_beats_every_other_legal_mapping(shape: KernelShape, chip: st
         energy = sum(choice.level_energy_j) + choice.compute_energy_j + choice.unattributed_energy_j
         energy += loaded.power.static.value * choice.latency_s
         value = {"latency": choice.latency_s, "energy": energy, "edp": energy * choice.latency_s}[objective]
-        assert value == pytest.approx(best, rel=1e-9)
+        # The mapper refines around the best of a coarse space, so it may find better.
+        assert value <= best * (1 + 1e-9)
+        if loaded.memory_system == "cache":
+            assert value == pytest.approx(best, rel=1e-9)
 
 
 @settings(max_examples=40, deadline=None)

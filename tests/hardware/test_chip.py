@@ -186,6 +186,49 @@ def test_register_flat() -> None:
     )
 
 
+def scratchpad(**changes: object) -> dict[str, object]:
+    array = {
+        "memory_system": "scratchpad",
+        "engines.0.rows": number(128, "1"),
+        "engines.0.columns": number(64, "1"),
+        "engines.0.count": number(2, "1"),
+        "engines.0.dataflow": "weight-stationary",
+    }
+    return array | changes
+
+
+def test_scratchpad() -> None:
+    chip = Chip.from_dict(small(**scratchpad()))
+    assert chip.software == "ideal-mapper"
+    assert chip.engines[0].native_tile() == (1, 64, 128)
+    held = Chip.from_dict(small(**scratchpad(**{"engines.0.dataflow": "output-stationary"})))
+    assert held.engines[0].native_tile() == (128, 64, 1)
+    assert chip.replace(**{"engines.array.dataflow": "output-stationary"}) == held
+    levels = small()["memory"]
+    shared = {**levels[0], "name": "more", "scope": "chip"}
+    assert len(Chip.from_dict(small(**scratchpad(memory=[levels[0], shared, levels[1]]))).on_chip) == 2
+    assert refused(**scratchpad(memory=[shared, levels[0], levels[1]])) == (
+        "mine.toml: memory: scratch of a core comes after more of the chip; order them outwards"
+    )
+
+
+def test_scratchpad_arrays() -> None:
+    assert refused(memory_system="scratchpad") == (
+        "mine.toml: engines.array: a systolic array without rows, columns, dataflow; add what is missing"
+    )
+    assert refused(**scratchpad(**{"engines.0.dataflow": "row-stationary"})) == (
+        "mine.toml: engines.array.dataflow: found 'row-stationary'; "
+        "it must be 'output-stationary' or 'weight-stationary'"
+    )
+    assert refused(**{"engines.1.dataflow": "weight-stationary"}) == (
+        'mine.toml: engines.lanes: dataflow = "weight-stationary" is for a matrix engine; this is a vector engine'
+    )
+    lanes = small()["engines"][1]
+    assert refused(memory_system="scratchpad", engines=[lanes]) == (
+        'mine.toml: engines: a scratchpad chip has systolic arrays, found none; add an engine of kind "matrix"'
+    )
+
+
 def test_engine_files() -> None:
     special = [{"name": "sfu", "kind": "special", "rate": {"fp32": number(1, "op/clk/core")}}]
     assert refused(engines=special) == (

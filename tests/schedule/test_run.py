@@ -4,17 +4,22 @@ from __future__ import annotations
 
 import math
 from functools import cache
+from pathlib import Path
 
 import pytest
 import torch
 
 from tests.zoo_resnet import ResNet
+from torch_regflat.errors import ChipError
+from torch_regflat.hardware import evidence
+from torch_regflat.hardware.chip import Chip
 from torch_regflat.hardware.library import load
 from torch_regflat.hardware.software import for_chip
 from torch_regflat.result import ChipResult
 from torch_regflat.schedule.fit import fit
 from torch_regflat.schedule.kernels import form_kernels
 from torch_regflat.schedule.run import run
+from torch_regflat.schedule.select import check
 from torch_regflat.workload import Workload
 
 from .graphs import meta, work_of
@@ -98,3 +103,17 @@ def test_repeated_layers_cost_the_same() -> None:
     assert [k.name for k in middle][:-1] == [k.name for k in last][: len(middle) - 1]
     for one, other in zip(middle[:-1], last, strict=False):
         assert one.latency_s == other.latency_s
+
+
+def test_a_hierarchy_of_another_depth_is_refused() -> None:
+    data = load("h100-sxm").to_dict()
+    shallow = Chip.from_dict({**data, "memory": [level for level in data["memory"] if level["name"] != "L2"]})
+    with pytest.raises(ChipError, match=r"h100-sxm: a cache hierarchy is priced with three levels on chip .*, found "):
+        check(shallow)
+
+
+def test_results_carry_the_evidence_of_the_chip(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    path = tmp_path / "evidence.toml"
+    path.write_text(evidence.render({"h100-sxm": evidence.Measured(rows=12, mape=0.1)}, "0.1"))
+    monkeypatch.setattr(evidence, "EVIDENCE_FILE", path)
+    assert priced(cnn(), "h100-sxm").evidence == "measured (12 rows, MAPE 10.0 %)"

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, fields, replace
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -12,7 +12,7 @@ from ..errors import ChipError
 from ..hardware.chip import dtype_bits, dtype_name
 
 if TYPE_CHECKING:
-    from ..hardware.chip import Chip, EngineKind
+    from ..hardware.chip import Chip, Engine, EngineKind
     from ..hardware.quantity import Quantity
     from ..hardware.software import Software
 
@@ -67,7 +67,8 @@ class RateTensors:
 
     `rate` is FLOP/s of the whole chip, `energy` J/FLOP of the datapath, `unattributed` J/FLOP that boards are measured
     to spend beyond it. `rows`, `columns` and `depth` are the native tile of the engine, and `feeds_registers` is 1
-    where it takes its operands from registers.
+    where it takes its operands from registers. `arrays` is the number of systolic arrays in a core (0: not systolic),
+    of `array_rows` x `array_columns` cells that hold one factor where `weight_stationary` is 1, else results.
     """
 
     rate: Tensor
@@ -77,6 +78,10 @@ class RateTensors:
     columns: Tensor
     depth: Tensor
     feeds_registers: Tensor
+    arrays: Tensor
+    array_rows: Tensor
+    array_columns: Tensor
+    weight_stationary: Tensor
 
 
 def chip_tensors(chips: list[Chip], software: list[Software]) -> ChipTensors:
@@ -143,7 +148,16 @@ def _engine_numbers(chip: Chip, dtype: str) -> tuple[float, ...]:
         extra = _value(chip.power.unattributed_vector_flop)
     m, n, k = engine.native_tile()
     feeds = float(engine.feed == "registers")
-    return chip.engine_rate(engine, dtype), _energy(chip, dtype, None), extra, float(m), float(n), float(k), feeds
+    rate, energy = chip.engine_rate(engine, dtype), _energy(chip, dtype, None)
+    return rate, energy, extra, float(m), float(n), float(k), feeds, *_systolic(engine)
+
+
+def _systolic(engine: Engine) -> tuple[float, float, float, float]:
+    """Arrays of a core, their rows and columns, and whether they hold a factor."""
+    if engine.dataflow is None:
+        return 0.0, 1.0, 1.0, 0.0
+    count, rows, columns = (1.0 if q is None else q.value for q in (engine.count, engine.rows, engine.columns))
+    return count, rows, columns, float(engine.dataflow == "weight-stationary")
 
 
 def _energy(chip: Chip, dtype: str, kind: EngineKind | None) -> float:
@@ -153,3 +167,22 @@ def _energy(chip: Chip, dtype: str, kind: EngineKind | None) -> float:
 
 def _value(quantity: Quantity | None) -> float:
     return 0.0 if quantity is None else quantity.value
+
+
+Numbers = TypeVar("Numbers", ChipTensors, RateTensors, LevelTensors)
+
+
+def at_chip(numbers: Numbers, chip: int) -> Numbers:
+    """The numbers of one of the chips."""
+
+    def one(value: Any) -> Any:
+        if isinstance(value, Tensor):
+            return value[..., chip : chip + 1, :, :] if value.dim() == 4 else value[chip : chip + 1]
+        if isinstance(value, LevelTensors):
+            return at_chip(value, chip)
+        return tuple(one(item) for item in value) if isinstance(value, tuple) else value
+
+    changed = {field.name: one(getattr(numbers, field.name)) for field in fields(numbers)}
+    if isinstance(numbers, ChipTensors):
+        changed["names"], changed["level_names"] = (numbers.names[chip],), numbers.level_names
+    return replace(numbers, **changed)

@@ -11,12 +11,15 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
 from ..workload import Access, Kind, LoopNest, Operand, Role
+
+if TYPE_CHECKING:
+    from .problem import Problem
 
 AXES = ("b", "m", "n", "k")
 MAX_TILED = 4
@@ -68,6 +71,8 @@ class KernelShape:
     """Head size of attention (its whole, untiled axis); 1 elsewhere."""
     sequential: int = 1
     available: float = 1.0
+    problem: Problem | None = None
+    """The nest as explicitly managed memories tile it; equal problems are one object."""
 
     @property
     def is_tiled(self) -> bool:

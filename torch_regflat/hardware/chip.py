@@ -25,6 +25,8 @@ Capacity = Annotated[Quantity, Measures(("bytes",))]
 Bandwidth = Annotated[Quantity, Measures(("bytes/s", "bytes/clk", "bytes/clk/core"))]
 Latency = Annotated[Quantity, Measures(("time", "cycles"), zero=True)]
 Bits = Annotated[Quantity, Measures(("bits", "bytes"))]
+Pins = Annotated[Quantity, Measures(("bits",), whole=True)]
+PinRate = Annotated[Quantity, Measures(("bits/s",))]
 BitEnergy = Annotated[Quantity, Measures(("energy/bit",), zero=True)]
 WireEnergy = Annotated[Quantity, Measures(("energy/bit/length",), zero=True)]
 WireDelay = Annotated[Quantity, Measures(("delay/length",), zero=True)]
@@ -105,8 +107,13 @@ class Engine(Frozen):
 
     `rate` is dense and counts 1 MAC as 2 FLOP; for `special` it counts results (exp, rsqrt, ...). `rows`, `columns`
     and `depth` are the smallest m, n, k that the array works on at once: smaller tiles waste it. `feed` says from
-    where a matrix engine takes its operands. `energy` is the datapath alone, without fetching operands, at the
-    engine's clock.
+    where a matrix engine takes its operands. `energy` is the datapath alone, without fetching operands, at the nominal
+    voltage of the process.
+
+    With a `dataflow` the engine is `count` systolic arrays (one where it is not given) of `rows` x `columns`
+    processing elements, each doing one MAC a clock of the widest format that runs at full rate: "weight-stationary"
+    arrays hold a tile of the weights, (k, n) = (rows, columns), through which the other factor streams;
+    "output-stationary" ones hold a tile of the result, (m, n) = (rows, columns).
     """
 
     name: str
@@ -118,10 +125,14 @@ class Engine(Frozen):
     rows: Count | None = None
     columns: Count | None = None
     depth: Count | None = None
+    count: Count | None = None
     feed: Literal["registers", "memory"] | None = None
+    dataflow: Literal["output-stationary", "weight-stationary"] | None = None
 
     @model_validator(mode="after")
     def _known(self) -> Engine:
+        if self.dataflow is not None and self.kind != "matrix":
+            raise ValueError(f'dataflow = "{self.dataflow}" is for a matrix engine; this is a {self.kind} engine')
         for field in ("energy", "datasheet_peak"):
             for dtype in getattr(self, field):
                 if dtype not in self.rate:
@@ -129,8 +140,10 @@ class Engine(Frozen):
         return self
 
     def native_tile(self) -> tuple[int, int, int]:
-        """Smallest (m, n, k) the array works on; 1 where unknown."""
+        """Smallest (m, n, k) the array works on; 1 where unknown. Rows of a weight-stationary array are its k."""
         given = (self.rows, self.columns, self.depth)
+        if self.dataflow == "weight-stationary":
+            given = (None, self.columns, self.rows)
         m, n, k = (1 if quantity is None else int(quantity.value) for quantity in given)
         return m, n, k
 
@@ -142,6 +155,7 @@ class MemoryLevel(Frozen):
     the level towards the engines costs `read_energy + interface_energy + wire_energy x distance + router_energy`,
     a bit that arrives costs `write_energy` (plus the wire of the level it came from). With `placement` other than
     "local", `remote_distance` and `remote_hops` take the place of `distance` for what lies in another core.
+    `bus_width` and `data_rate` (a pin) of an external level are where its bandwidth comes from; a test multiplies them.
     """
 
     name: str
@@ -151,6 +165,8 @@ class MemoryLevel(Frozen):
     usable: Capacity | None = None
     write_bandwidth: Bandwidth | None = None
     remote_bandwidth: Bandwidth | None = None
+    bus_width: Pins | None = None
+    data_rate: PinRate | None = None
     shared_port: bool = False
     latency: Latency | None = None
     wire_delay: WireDelay | None = None
@@ -328,21 +344,27 @@ class Price(Frozen):
     rent_per_hour: Rent | None = None
 
 
+_DEFAULT_SOFTWARE = {"cache": "cuda-libraries", "register-flat": "ideal-mapper", "scratchpad": "ideal-mapper"}
+
+
 class Chip(Frozen):
     """A validated chip file.
 
-    `memory` is ordered from the engines outwards and ends with the external level. `clock` is what the cores run at
-    unless power limits it; an engine may state another clock at which its datasheet peak holds.
+    `memory` is ordered from the engines outwards and ends with the external level. `memory_system` says how the
+    levels between are used: caches fill themselves, a register-flat chip has one level of registers, and a scratchpad
+    chip has any number of levels that its software manages, in front of systolic arrays. `clock` is what the cores run
+    at unless power limits it; an engine may state another clock at which its datasheet peak holds. Chips of one
+    `architecture` are relatives: what was measured on one says something about the others.
     """
 
     schema_: Literal[1] = Field(alias="schema")
     name: str = Field(min_length=1)
     title: str
     vendor: str
+    architecture: str = ""
     process: str
-    memory_system: Literal["cache", "register-flat"]
+    memory_system: Literal["cache", "register-flat", "scratchpad"]
     software: str = ""
-    evidence: Literal["measured", "family", "datasheet only", "estimate"] = "datasheet only"
     description: str = ""
     aliases: tuple[str, ...] = ()
     clock: Frequency
@@ -372,7 +394,7 @@ class Chip(Frozen):
     @classmethod
     def _default_software(cls, data: Any) -> Any:
         if isinstance(data, dict) and not data.get("software"):
-            default = {"cache": "cuda-libraries", "register-flat": "ideal-mapper"}.get(data.get("memory_system", ""))
+            default = _DEFAULT_SOFTWARE.get(data.get("memory_system", ""))
             return {**data, "software": default} if default else data
         return data
 
@@ -530,6 +552,8 @@ def _check_memory(chip: Chip) -> None:
         raise ValueError("memory: no on-chip level; add a [[memory]] before the external one")
     if chip.memory_system == "register-flat":
         _check_flat(chip)
+    if chip.memory_system == "scratchpad":
+        _check_scratchpad(chip)
 
 
 def _check_flat(chip: Chip) -> None:
@@ -544,6 +568,22 @@ def _check_flat(chip: Chip) -> None:
     needed = {"interleaved": "remote_distance", "worst": "worst_distance"}.get(level.placement)
     if needed and getattr(level, needed) is None:
         raise ValueError(f'memory.{level.name}: placement = "{level.placement}" needs {needed}')
+
+
+def _check_scratchpad(chip: Chip) -> None:
+    arrays = [engine for engine in chip.engines if engine.kind == "matrix"]
+    if not arrays:
+        raise ValueError('engines: a scratchpad chip has systolic arrays, found none; add an engine of kind "matrix"')
+    for engine in arrays:
+        lacking = [field for field in ("rows", "columns", "dataflow") if getattr(engine, field) is None]
+        if lacking:
+            what = ', '.join(lacking)
+            raise ValueError(f"engines.{engine.name}: a systolic array without {what}; add what is missing")
+    seen_chip = ""
+    for level in chip.on_chip:
+        if level.scope == "core" and seen_chip:
+            raise ValueError(f"memory: {level.name} of a core comes after {seen_chip} of the chip; order them outwards")
+        seen_chip = level.name if level.scope == "chip" else seen_chip
 
 
 def _named(chip: Chip, field: str, name: str) -> Any:

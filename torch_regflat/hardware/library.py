@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import os
+import re
 import tomllib
 from pathlib import Path
 from typing import Any
@@ -27,13 +28,21 @@ def names() -> list[str]:
 def load(name_or_path: str | os.PathLike[str] | Chip) -> Chip:
     """Load a chip by name (`h100-sxm`), alias (`h100`) or path (`my/chip.toml`). A `Chip` passes through.
 
-    A private chip on `REGFLAT_CHIP_PATH` comes before a shipped one of the same name.
+    A private chip on `REGFLAT_CHIP_PATH` comes before a shipped one of the same name. Aliases are other spellings, as
+    in published tables or from `torch.cuda.get_device_name()`: case does not matter in them, and spaces and underscores
+    are hyphens. Raises `ChipError` for an unknown name, and for an alias that several chips have.
     """
     if isinstance(name_or_path, Chip):
         return name_or_path
     path = _find(name_or_path)
     stat = path.stat()
     return _read(path, stat.st_mtime_ns, stat.st_size)
+
+
+def shipped(name: str) -> Chip | None:
+    """The chip that ships under this name, whatever `REGFLAT_CHIP_PATH` holds; None if there is none."""
+    path = _SHIPPED / f"{name}.toml"
+    return load(path) if path.is_file() else None
 
 
 def _find(name_or_path: str | os.PathLike[str]) -> Path:
@@ -44,14 +53,17 @@ def _find(name_or_path: str | os.PathLike[str]) -> Path:
             return path
         what = "is a folder" if path.is_dir() else "there is no such file"
         raise ChipError(f"chip file {text}: {what}; give the path of a .toml file or one of {', '.join(names())}")
-    name = text.strip().lower()
+    name = _spelling(text)
     for folder in (*_folders(), _SHIPPED):
         for stem in (text, name):
             if (folder / f"{stem}.toml").is_file():
                 return folder / f"{stem}.toml"
     aliases = _aliases()
-    if name in aliases:
-        return _SHIPPED / f"{aliases[name]}.toml"
+    found = aliases.get(name, [])
+    if len(found) == 1:
+        return found[0]
+    if found:
+        raise ChipError(f"chip {text!r} may be {' or '.join(path.stem for path in found)}; give one of these names")
     known = names()
     hint = near(name, [*known, *aliases]) or f"; known are {', '.join(known)}"
     lost = [folder for folder in _listed_folders() if not folder.is_dir()]
@@ -67,13 +79,32 @@ def _folders() -> list[Path]:
     return [folder for folder in _listed_folders() if folder.is_dir()]
 
 
-@functools.cache
-def _aliases() -> dict[str, str]:
-    found: dict[str, str] = {}
-    for path in sorted(_SHIPPED.glob("*.toml")):
-        for alias in read_toml(path).get("aliases", ()):
-            found[str(alias).lower()] = path.stem
+def _spelling(text: str) -> str:
+    """One form for all spellings of a name: `NVIDIA A100-SXM4-80GB` and `nvidia_a100-sxm4-80gb` are the same."""
+    return re.sub(r"[\s_]+", "-", text.strip().lower())
+
+
+def _aliases() -> dict[str, list[Path]]:
+    """The files that claim each alias; those of a private folder hide shipped ones of the same name."""
+    files: dict[str, Path] = {}
+    for folder in (*_folders(), _SHIPPED):
+        for path in sorted(folder.glob("*.toml")):
+            files.setdefault(path.stem, path)
+    found: dict[str, list[Path]] = {}
+    for path in files.values():
+        stat = path.stat()
+        for alias in _aliases_of(path, stat.st_mtime_ns, stat.st_size):
+            found.setdefault(alias, []).append(path)
     return found
+
+
+@functools.lru_cache(maxsize=256)
+def _aliases_of(path: Path, mtime_ns: int, size: int) -> frozenset[str]:
+    try:
+        listed = read_toml(path).get("aliases")
+    except ChipError:  # a broken private file is reported when it is asked for
+        return frozenset()
+    return frozenset(_spelling(str(alias)) for alias in listed) if isinstance(listed, list) else frozenset()
 
 
 @functools.lru_cache(maxsize=256)
@@ -95,6 +126,8 @@ def read_toml(path: Path) -> dict[str, Any]:
 
 def summary(chip: Chip) -> dict[str, str]:
     """One row of a listing of chips, formatted for people."""
+    from .evidence import evidence_of
+
     best = max(chip.dtypes, key=lambda d: (d == "bf16", d == "fp16", chip.peak_flops(d)))
     return {
         "name": chip.name,
@@ -105,7 +138,7 @@ def summary(chip: Chip) -> dict[str, str]:
         "capacity": units.format_bytes(chip.capacity_bytes),
         "on chip": units.format_bytes(chip.on_chip_bytes, binary=True),
         "power": units.format_si(chip.power.limit.value, "W"),
-        "evidence": chip.evidence,
+        "evidence": str(evidence_of(chip)),
     }
 
 
@@ -137,14 +170,18 @@ def describe(chip: Chip) -> str:
     """A table of every number of a chip with its unit, kind and source key, then the sources written out."""
     from tabulate import tabulate
 
+    from .evidence import evidence_of
+
     rows = [
         (path, str(q), _row(path, q, {})["range"], q.kind, q.source if q.source in chip.sources else _cut(q.source))
         for path, q in chip.quantities()
     ]
-    head = f"{chip.name}: {chip.title} ({chip.memory_system}, {chip.process}, evidence: {chip.evidence})"
+    head = f"{chip.name}: {chip.title} ({chip.memory_system}, {chip.process}, evidence: {evidence_of(chip)})"
+    also = f"also known as {', '.join(chip.aliases)}" if chip.aliases else ""
     table = tabulate(rows, headers=("field", "value", "range", "kind", "source"), disable_numparse=True)
     cited = "\n".join(f"  [{key}] {text}" for key, text in chip.sources.items())
-    return "\n\n".join(part for part in (head, chip.description, table, f"Sources\n{cited}" if cited else "") if part)
+    parts = (head, chip.description, also, table, f"Sources\n{cited}" if cited else "")
+    return "\n\n".join(part for part in parts if part)
 
 
 def _cut(text: str, width: int = 60) -> str:

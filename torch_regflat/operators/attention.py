@@ -27,6 +27,8 @@ aten = torch.ops.aten
 
 SCORE_OPS = 4
 BACKWARD_OPS = 5
+QUERIES_AND_KEYS = (2, 3)
+"""Positions of the dimensions q and s, of which a causal nest runs the points with s <= q."""
 
 
 def causal_fraction(queries: int, keys: int) -> float:
@@ -100,6 +102,7 @@ def _forward(
         special_ops=executed,
         whole=frozenset("de"),
         domain_fraction=fraction,
+        causal=QUERIES_AND_KEYS if causal else None,
     )
 
 
@@ -147,6 +150,7 @@ def _packed(
     executed = heads.scores * fraction
     flops = 2 * heads.scores * (heads.d + heads.e)
     counts: dict[str, Any] = {"vector_ops": SCORE_OPS * executed, "special_ops": executed}
+    counts["causal"] = QUERIES_AND_KEYS if causal else None
     whole = frozenset("de")
     return loop.nest("attention", dtype_name(own[0]), flops=flops, whole=whole, domain_fraction=fraction, **counts)
 
@@ -183,6 +187,7 @@ def attention_backward(call: Call) -> Nests:
         special_ops=executed,
         whole=frozenset("de"),
         domain_fraction=fraction,
+        causal=QUERIES_AND_KEYS if call.arg("is_causal") else None,
     )
 
 

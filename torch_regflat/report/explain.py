@@ -15,11 +15,25 @@ def render(found: Explanation) -> str:
     lines += [f"  {operation}" for operation in found.operations]
     lines += ["", f"mapping: {found.mapping}" + (f"  ({sizes})" if sizes else "")]
     lines += ["  " * depth + loop for depth, loop in enumerate(found.loops, 1)]
+    held = list(dict.fromkeys(level for o in found.operands for level in o.tile_bytes))
+    crossed = list(dict.fromkeys(level for o in found.operands for level in o.traffic_bytes))
     operands = [
-        (o.role, o.access, o.axes, *map(format_bytes, (o.footprint_bytes, o.tile_bytes, o.external_bytes)))
+        (
+            *(o.role, o.access, o.axes, format_bytes(o.footprint_bytes)),
+            *(format_bytes(o.tile_bytes[level]) if level in o.tile_bytes else "-" for level in held),
+            *(format_bytes(o.traffic_bytes[level]) if level in o.traffic_bytes else "-" for level in crossed),
+        )
         for o in found.operands
     ]
-    lines += ["", tabulate(operands, ("operand", "access", "axes", "footprint", "tile", "external traffic"))]
+    headers = (
+        "operand",
+        "access",
+        "axes",
+        "footprint",
+        *(f"tile in {n}" for n in held),
+        *(f"{n} traffic" for n in crossed),
+    )
+    lines += ["", tabulate(operands, headers)]
     busy = sorted(found.busy_s.items(), key=lambda item: -item[1])
     times = [(name, format_si(seconds, "s"), f"{seconds / found.latency_s:.0%}") for name, seconds in busy if seconds]
     lines += ["", tabulate(times, ("resource", "busy", "of latency"))]
@@ -45,4 +59,6 @@ def render(found: Explanation) -> str:
 def _rejected(found: Explanation) -> str:
     if not found.rejected:
         return ""
-    return "; " + ", ".join(f"{count} did not fit {level}" for level, count in found.rejected.items())
+    words = {"cores": "want more cores than there are"}
+    lost = (f"{count} {words.get(level, f'did not fit {level}')}" for level, count in found.rejected.items())
+    return "; " + ", ".join(lost)

@@ -10,12 +10,15 @@ from typing import Any
 from ..cost.shapes import KernelShape
 from ..errors import InputError
 from ..hardware.chip import Chip
+from ..hardware.evidence import evidence_of
 from ..hardware.software import Software
 from ..result import ChipResult, Coverage, Fit, KernelCost, LevelCost, Part, Total
 from ..workload import Operation, Workload
 from .kernels import Kernel
+from .mapper import Objective
 from .residency import Residency, cached, managed
-from .select import Choice, Objective, Shuffle, bound_by, choose
+from .search import choose
+from .select import Choice, Shuffle, bound_by
 from .shape import shape_of
 from .timeline import Slot, prefetched, serial
 
@@ -53,7 +56,7 @@ def run(
         title=chip.title,
         memory_system=chip.memory_system,
         chip_hash=chip.hash,
-        evidence=chip.evidence,
+        evidence=str(evidence_of(chip)),
         fit=fit,
         total=_total(costs, chip),
         coverage=coverage(workload),

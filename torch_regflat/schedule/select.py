@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal, TypeAlias
+from typing import TypeAlias
 
 import torch
 from torch import Tensor
@@ -12,19 +12,15 @@ from torch import Tensor
 from .. import mapping as mappings
 from ..cost.chip_tensors import ChipTensors, RateTensors, chip_tensors, rate_tensors
 from ..cost.kernel import Cost, Movement, evaluate
-from ..cost.shapes import KernelShape, KernelTensors, pack
-from ..errors import CapacityError
+from ..cost.shapes import KernelShape, pack
+from ..errors import CapacityError, ChipError
 from ..hardware.chip import Chip
 from ..hardware.software import Software
-from ..memory import cache, register_flat
+from ..memory import cache
+from .mapper import Mapping, Objective
 
-Objective = Literal["latency", "energy", "edp"]
 Shuffle: TypeAlias = "Callable[[mappings.MappingBatch], mappings.MappingBatch]"
 Adjust: TypeAlias = "Callable[[ChipTensors, RateTensors, list[str]], tuple[ChipTensors, RateTensors]]"
-Halvings: TypeAlias = tuple[int, int, int]
-COARSE: Halvings = (5, 5, 3)
-FINE: Halvings = (16, 16, 12)
-"""How often m, n and k are halved: a few suffice for hundreds of MiB; FINE reaches single rows of any layer."""
 MEMORY_BUDGET_BYTES = 512 * 2**20
 _TENSORS_ALIVE = 120
 """About so many temporaries of one evaluation are alive at once (measured); it sizes the chunks."""
@@ -47,12 +43,14 @@ class Choice:
     compute_energy_j: float
     unattributed_energy_j: float
     operand_far_bytes: tuple[float, ...]
-    tile: tuple[float, float, float, float, float]
-    """m, n, k of the tile, split, and the position of the loop order in `mapping.ORDERS`."""
+    tile: tuple[float, float, float, float]
+    """m, n, k of the tile, and split, of a library's kernel."""
     mapping: str
     candidates: int
     legal: int
     reason: str
+    chosen: Mapping | None = None
+    """The whole mapping, where memories are managed explicitly."""
 
 
 def choose(
@@ -66,18 +64,11 @@ def choose(
     """The best mapping of each shape. `shuffle` reorders the candidates, which must not change anything; `adjust`
     changes the chip's numbers before they are used.
     """
+    check(chip)
     if not shapes:
         return []
     search = Search(chip, software, chip_tensors([chip], [software]), objective, shuffle, adjust)
-    result: list[Choice | None] = []
-    for some in _chunks(shapes, search.count(COARSE)):
-        result.extend(search.best(some, COARSE))
-    # What no coarse tiling fits is looked at again with smaller tiles.
-    tight = [shape for shape, choice in zip(shapes, result, strict=True) if choice is None]
-    if tight and chip.memory_system == "register-flat":
-        again = [c for some in _chunks(tight, search.count(FINE)) for c in search.best(some, FINE)]
-        refined = iter(again)
-        result = [next(refined) if choice is None else choice for choice in result]
+    result = [choice for some in _chunks(shapes, search.count()) for choice in search.best(some)]
     for shape, choice in zip(shapes, result, strict=True):
         if choice is None:
             raise CapacityError(_nothing_fits(shape, chip))
@@ -95,14 +86,14 @@ class Search:
     shuffle: Shuffle | None = None
     adjust: Adjust | None = None
 
-    def best(self, shapes: list[KernelShape], halvings: Halvings) -> list[Choice | None]:
+    def best(self, shapes: list[KernelShape]) -> list[Choice | None]:
         """The best mapping of each shape in one evaluation; None where no candidate is legal."""
-        batch, move, cost = self.price(shapes, halvings)
+        batch, move, cost = self.price(shapes)
         measure = _measure(cost, self.objective)
         best, runner_up, legal = pick(measure, cost.energy_j, move.legal, batch.key)
-        return _read(shapes, batch, move, cost, measure, best, runner_up, legal, self.chip)
+        return _read(shapes, batch, move, cost, measure, best, runner_up, legal)
 
-    def price(self, shapes: list[KernelShape], halvings: Halvings) -> tuple[mappings.MappingBatch, Movement, Cost]:
+    def price(self, shapes: list[KernelShape]) -> tuple[mappings.MappingBatch, Movement, Cost]:
         """Every candidate of every shape."""
         chip = self.chip
         kernels = pack(shapes)
@@ -110,31 +101,31 @@ class Search:
         tensors, rates = self.tensors, rate_tensors([chip], dtypes)
         if self.adjust is not None:
             tensors, rates = self.adjust(tensors, rates, dtypes)
-        batch = candidates(kernels, chip, self.software, halvings)
+        batch = candidates(chip, self.software)
         if self.shuffle is not None:
             batch = self.shuffle(batch)
-        move = memory_system(chip)(kernels, batch, tensors, rates)
+        move = cache.move(kernels, batch, tensors, rates)
         return batch, move, evaluate(move, kernels, tensors, rates, self.software.overlap)
 
-    def count(self, halvings: Halvings) -> int:
+    def count(self) -> int:
         """Candidates of one kernel."""
-        empty = KernelShape("pointwise", "float32", (1, 1, 1, 1), (), (), 0.0, 0.0, 0.0)
-        return candidates(pack([empty]), self.chip, self.software, halvings).candidates
+        return candidates(self.chip, self.software).candidates
 
 
-def memory_system(chip: Chip) -> Callable[[KernelTensors, mappings.MappingBatch, ChipTensors, RateTensors], Movement]:
-    """What turns mappings into traffic on this chip."""
-    return cache.move if chip.memory_system == "cache" else register_flat.move
+def check(chip: Chip) -> None:
+    """Raise `ChipError` for a cache hierarchy that has no cost model."""
+    if chip.memory_system == "cache" and len(chip.on_chip) != 3:
+        found = ", ".join(level.name for level in chip.on_chip)
+        raise ChipError(
+            f"{chip.name}: a cache hierarchy is priced with three levels on chip (registers, a memory of each "
+            f"core, a cache they share), found {found}"
+        )
 
 
-def candidates(
-    kernels: KernelTensors, chip: Chip, software: Software, halvings: Halvings = COARSE
-) -> mappings.MappingBatch:
-    """All mappings of a chip: the library's menu on a cache hierarchy, all halvings on a register-flat memory."""
-    if chip.memory_system == "cache":
-        engine = next((e for e in chip.engines if e.kind == "matrix"), None)
-        return mappings.library_menu(software.tiles_for(engine), software.tile_k, software.split_k)
-    return mappings.tilings(*kernels.sizes[1:], software.split_k, halvings)
+def candidates(chip: Chip, software: Software) -> mappings.MappingBatch:
+    """The menu of the library."""
+    engine = next((e for e in chip.engines if e.kind == "matrix"), None)
+    return mappings.library_menu(software.tiles_for(engine), software.tile_k, software.split_k)
 
 
 def pick(measure: Tensor, energy: Tensor, legal: Tensor, key: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -169,7 +160,6 @@ def _read(
     best: Tensor,
     runner_up: Tensor,
     legal: Tensor,
-    chip: Chip,
 ) -> list[Choice | None]:
     """Gather everything about the chosen candidates into plain floats, one gather a tensor."""
     count = batch.candidates
@@ -185,7 +175,7 @@ def _read(
     reads, writes = [at(t) for t in move.read_bytes], [at(t) for t in move.write_bytes]
     energies = [at(t) for t in cost.level_energy_j]
     operands = [at(t) for t in move.operand_far_bytes]
-    tiles = [at(t) for t in (batch.m, batch.n, batch.k, batch.split, batch.order)]
+    tiles = [at(t) for t in (batch.m, batch.n, batch.k, batch.split)]
     scalars = [
         at(t)
         for t in (cost.latency_s, cost.core_s, cost.external_s, cost.overhead_s, cost.stretch, cost.compute_energy_j,
@@ -212,8 +202,8 @@ def _read(
                 compute_energy_j=compute_j,
                 unattributed_energy_j=extra_j,
                 operand_far_bytes=tuple(o[i] for o in operands[: len(kernel.operands)]),
-                tile=(tiles[0][i], tiles[1][i], tiles[2][i], tiles[3][i], tiles[4][i]),
-                mapping=describe(kernel, [t[i] for t in tiles], chip.memory_system) if kernel.is_tiled else "streamed",
+                tile=(tiles[0][i], tiles[1][i], tiles[2][i], tiles[3][i]),
+                mapping=describe(kernel, [t[i] for t in tiles]) if kernel.is_tiled else "streamed",
                 candidates=count if kernel.is_tiled else 1,
                 legal=int(counts[i]) if kernel.is_tiled else 1,
                 reason=_reason(value, seconds[i], int(counts[i]), count) if kernel.is_tiled else "only one way",
@@ -232,15 +222,11 @@ def bound_by(busy_s: dict[str, float], stretch: float, external: str) -> str:
     return f"power ({largest})" if stretch > 1.01 and largest != "launch" else largest
 
 
-def describe(kernel: KernelShape, tile: list[float], memory_system: str) -> str:
-    m, n, k, split, order = (int(t) for t in tile)
-    """A mapping in words: `tile` is (m, n, k, split, order)."""
+def describe(kernel: KernelShape, tile: list[float]) -> str:
+    """A library's kernel in words: `tile` is (m, n, k, split)."""
+    m, n, k, split = (int(t) for t in tile)
     text = f"tile m{m} k{k}" if kernel.kind == "attention" else f"tile m{m} n{n} k{k}"
-    if split > 1:
-        text += f", k split over {split}"
-    if memory_system == "register-flat" and kernel.kind != "attention":
-        text += f", {mappings.STATIONARY[mappings.ORDERS[order][-1]]} stationary"
-    return text
+    return f"{text}, k split over {split}" if split > 1 else text
 
 
 def _reason(best: float, second: float, legal: int, count: int) -> str:

@@ -21,12 +21,15 @@ from ..cost.shapes import KernelShape, pack
 from ..hardware.chip import Chip, dtype_name
 from ..hardware.software import Software
 from ..mapping import MappingBatch
+from ..memory import cache
 from ..result import Elasticity, collapse, layer_of
 from ..workload import Workload
+from . import managed
 from .kernels import Kernel
 from .residency import Residency
 from .run import places_of
-from .select import Choice, choose, engine_dtype, memory_system
+from .search import choose
+from .select import Choice, engine_dtype
 from .shape import shape_of
 from .timeline import Slot, prefetched, serial
 
@@ -116,26 +119,39 @@ class Sensitivity:
 
     def totals(self, scales: Tensor) -> tuple[Tensor, Tensor, list[Tensor]]:
         """Seconds, joules, and each kernel's exclusive seconds, with the chosen mappings and scaled parameters."""
-        tensors, rates = self.scaled(self.tensors, rate_tensors([self.chip], self.dtypes), self.dtypes, scales)
-        packed = pack(self.distinct)
-        columns = [torch.tensor(c, dtype=torch.float64) for c in zip(*(c.tile for c in self.choices), strict=True)]
-        m, n, k, split, order = (c.reshape(-1, 1, 1, 1) for c in columns)
-        mapping = MappingBatch(m, n, k, split, order)
-        move = memory_system(self.chip)(packed, mapping, tensors, rates)
-        cost = evaluate(move, packed, tensors, rates, self.software.overlap)
-        shape = cost.latency_s.shape
-        times = [t.expand(shape).reshape(-1) for t in (cost.latency_s, cost.core_s, cost.external_s, cost.overhead_s)]
-        names = ("latency_s", "core_s", "external_s", "overhead_s")
-        timed = []
-        for i, choice in enumerate(self.choices):
-            # The time line only adds and compares, so it takes tensors where it is given them.
-            seconds: dict[str, Any] = {name: t[i] for name, t in zip(names, times, strict=True)}
-            timed.append(replace(choice, **seconds))
+        timed: list[Any] = [None] * len(self.distinct)
+        dynamic: list[Any] = [None] * len(self.distinct)
+        static = self.scaled(self.tensors, rate_tensors([self.chip], self.dtypes), self.dtypes, scales)[0].static_power
+        for group in self._priced(scales):
+            cost, count = group.cost, len(group.members)
+            names = ("latency_s", "core_s", "external_s", "overhead_s")
+            times = {name: getattr(cost, name).expand(count, 1, 1, 1).reshape(-1) for name in names}
+            joules = (cost.energy_j - cost.static_energy_j).expand(count, 1, 1, 1).reshape(-1)
+            for row, index in enumerate(group.members):
+                # The time line only adds and compares, so it takes tensors where it is given them.
+                seconds: dict[str, Any] = {name: t[row] for name, t in times.items()}
+                timed[index] = replace(self.choices[index], **seconds)
+                dynamic[index] = joules[row]
         shares = [cast(Tensor, slot.share_s) for slot in self._slots([timed[row] for row in self.rows])]
         latency = torch.stack(shares).sum()
-        dynamic = (cost.energy_j - cost.static_energy_j).expand(shape).reshape(-1)
-        energy = dynamic[torch.tensor(self.rows)].sum() + latency * tensors.static_power.reshape(())
+        energy = torch.stack(dynamic)[torch.tensor(self.rows)].sum() + latency * static.reshape(())
         return latency, energy, shares
+
+    def _priced(self, scales: Tensor) -> list[managed.Group]:
+        """The distinct kernels with their chosen mappings, on the chip with its parameters scaled."""
+
+        def adjust(tensors: ChipTensors, rates: RateTensors, dtypes: list[str]) -> tuple[ChipTensors, RateTensors]:
+            return self.scaled(tensors, rates, dtypes, scales)
+
+        if self.chip.memory_system != "cache":
+            search = managed.Search(self.chip, self.software, self.tensors, adjust=adjust)
+            return search.price(self.distinct, [choice.chosen for choice in self.choices])
+        tensors, rates = adjust(self.tensors, rate_tensors([self.chip], self.dtypes), self.dtypes)
+        columns = [torch.tensor(c, dtype=torch.float64) for c in zip(*(c.tile for c in self.choices), strict=True)]
+        packed, mapping = pack(self.distinct), MappingBatch(*(c.reshape(-1, 1, 1, 1) for c in columns))
+        move = cache.move(packed, mapping, tensors, rates)
+        cost = evaluate(move, packed, tensors, rates, self.software.overlap)
+        return [managed.Group(list(range(len(self.distinct))), move, cost)]
 
     def _slots(self, choices: list[Choice]) -> list[Slot]:
         if self.chip.memory_system == "cache":

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import replace
 
+from ..cost.problem import Problem, problem_of
 from ..cost.shapes import KernelShape, Stream, TiledOperand, tile_axes, tiled_operand
 from ..workload import LoopNest, Role, Workload
 from .kernels import Kernel
@@ -19,8 +20,10 @@ def shape_of(kernel: Kernel, here: Residency, workload: Workload) -> KernelShape
     anchor = kernel.anchor
     tiled: list[tuple[int, TiledOperand]] = []
     sizes = (1, 1, 1, 1)
+    problem = None
     if anchor is not None and anchor.kind in _TILED:
         sizes, found = tile_axes(anchor)
+        problem = problem_of(anchor)
         first = kernel.operations[0]
         for operand, axes in found:
             tensor = first.tensors[operand.slot]
@@ -29,14 +32,16 @@ def shape_of(kernel: Kernel, here: Residency, workload: Workload) -> KernelShape
             known = replace(operand, role=workload.tensors[tensor].role)
             tiled.append((tensor, tiled_operand(known, axes, anchor, sizes, resident, leaves)))
     operands = tuple(operand for _, operand in tiled)
-    return _shape(anchor or nests[0], nests, sizes, operands, _streams(kernel, here, workload, tiled), here.available)
+    return _shape(
+        anchor or nests[0], nests, sizes, operands, _streams(kernel, here, workload, tiled), here.available, problem
+    )
 
 
 def shape_of_nest(nest: LoopNest) -> KernelShape:
     """A product, convolution or attention on its own, with nothing on chip before and nothing kept there after."""
     sizes, found = tile_axes(nest)
     operands = tuple(tiled_operand(o, axes, nest, sizes, 0.0, True) for o, axes in found)
-    return _shape(nest, [nest], sizes, operands, (), 1.0)
+    return _shape(nest, [nest], sizes, operands, (), 1.0, problem_of(nest))
 
 
 def _shape(
@@ -46,6 +51,7 @@ def _shape(
     operands: tuple[TiledOperand, ...],
     streams: tuple[Stream, ...],
     available: float,
+    problem: Problem | None,
 ) -> KernelShape:
     return KernelShape(
         kind=lead.kind,
@@ -60,6 +66,7 @@ def _shape(
         width=max(dict(lead.dims).get("d", 1), dict(lead.dims).get("e", 1)) if lead.kind == "attention" else 1,
         sequential=max(nest.sequential for nest in nests),
         available=available,
+        problem=problem,
     )
 
 

@@ -1,0 +1,368 @@
+"""The mapper of explicitly managed memories: the best tiles, loop orders and spatial split of every kernel.
+
+A kernel's space (`spaces`) is priced as tensors `[kernel, chip, candidate, split]`, a chunk at a time, and ranked
+without the power limit; the best few are priced again with it. `Effort` says how much of the space is looked at.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from ..cost.chip_tensors import ChipTensors, RateTensors, at_chip
+from ..cost.kernel import Cost, Movement, combine, evaluate
+from ..cost.shapes import KernelShape, KernelTensors, pack
+from ..memory.explicit import fixed, move
+from ..memory.quantities import DOUBLE_BUFFER, ProblemTensors, Stages
+from ..memory.tiling import VISITS, Part, Product, Tiling, listed, listed_in
+from ..memory.traffic import Nesting
+from . import spaces
+from .ranking import Ranking
+
+Objective = Literal["latency", "energy", "edp"]
+Effort = Literal["steps", "survey", "whole", "every"]
+"""`steps`: coarse steps of tile sizes, refined around the best. `survey`: the same, with a coarse space that also
+prices what cannot be best, to compare with. `whole`: the best of the whole space, of which only what can be best is
+priced where that is proven (one level on chip). `every`: each candidate of it is priced."""
+CHUNK = 2**15
+"""Candidates priced at a time: the temporaries of so many lie in a processor's caches."""
+KEEP = 16
+"""Candidates of each kernel that are priced again with the power limit."""
+ROUNDS = 3
+"""How often at most the neighbourhood of the best is searched again."""
+_PROMISING = 1.3
+"""How far from the best a loop order may be and still be looked at more closely."""
+_IMPROVED = 1.0 - 1e-3
+"""What must be won for another round to be worth it."""
+_TIE = 1e-9
+"""Weight of the other measure in the ranking: it decides between mappings equal in the first, and no others."""
+
+
+@dataclass(frozen=True)
+class Mapping:
+    """Tile sizes `[stage][dimension]`, outermost first, loop orders, and over how many cores of a flat memory k is
+    split."""
+
+    tiles: tuple[tuple[int, ...], ...]
+    nesting: Nesting
+    split: int = 1
+
+
+@dataclass
+class Found:
+    """Legal mappings of one kernel on one chip, the best first, and how many were looked at. `rejected` counts those
+    that a level could not hold, or that want more cores than there are.
+    """
+
+    mappings: tuple[Mapping, ...]
+    measures: tuple[float, ...]
+    candidates: int
+    legal: int
+    rejected: dict[str, int]
+
+
+@dataclass(frozen=True)
+class Mapper:
+    """Searches the mappings of kernels on one chip, or on several with the same levels, side by side."""
+
+    stages: Stages
+    chip: ChipTensors
+    overlap: str
+    splits: tuple[int, ...] = (1,)
+    objective: Objective = "latency"
+    buffers: float = DOUBLE_BUFFER
+    effort: Effort = "steps"
+    keep: int = KEEP
+
+    def search(self, shapes: Sequence[KernelShape], rates: RateTensors) -> list[list[Found]]:
+        """Mappings of kernels whose problems share a structure, by kernel and by chip."""
+        task = _Task(self, shapes, rates)
+        cores = int(self.chip.cores.min())
+        if self.effort == "every" or (self.effort == "whole" and len(self.stages.levels) > 1):
+            task.look(spaces.whole(task.problems, self.stages, cores, self.buffers))
+        elif len(self.stages.levels) == 1:
+            if self.effort == "survey":
+                task.look(spaces.coarse(task.problems, self.stages, cores, self.buffers))
+            self._one_stage(task)
+        else:
+            self._descend(task, cores)
+        return task.found()
+
+    def rank(self, shapes: Sequence[KernelShape], rates: RateTensors, space: Product) -> list[list[Found]]:
+        """The best mappings of a given space, by kernel and by chip."""
+        task = _Task(self, shapes, rates, space.nestings)
+        task.look(space)
+        return task.found()
+
+    def _one_stage(self, task: _Task) -> None:
+        """Only what lies on the frontier of what fits; in steps of sizes first, then with all sizes near the best."""
+        task.look_at(spaces.largest(task.problems), task.nestings[:1])
+        if self.effort == "steps" and task.all_fit():
+            return  # everything fits whole: nothing moves twice, and no smaller tile moves less
+        for trips in task.trips():
+            lists = spaces.every_size(task.problems, len(task.nestings), self.effort == "whole", trips)
+            for free in task.room(0):
+                found = spaces.frontier(task.problems, self.stages, lists, None, free, self.buffers)
+                task.look_at(found, task.nestings)
+        if self.effort == "whole":
+            return
+        for _ in range(ROUNDS):
+            before = task.by_order.value.clone()
+            for tried, tiles, chip in task.starts():
+                near = spaces.sizes_near(task.problems, tiles, 0)
+                free = task.room(0)[chip]
+                task.look_at(spaces.frontier(task.problems, self.stages, near, tiles, free, self.buffers), tried)
+            if not task.improved(before):
+                return
+
+    def _descend(self, task: _Task, cores: int) -> None:
+        """One stage after the other, from the best of a coarse space in every outermost loop order."""
+        for trips in task.trips():
+            task.look(spaces.coarse(task.problems, self.stages, cores, self.buffers, trips))
+        for _ in range(ROUNDS):
+            before = task.by_order.value.clone()
+            for tried, tiles, _ in task.starts():
+                task.look(spaces.around(task.problems, self.stages, tiles, tried, cores, self.buffers))
+            for tried, tiles, chip in task.starts():
+                lists = spaces.sizes_between(task.problems, tiles, 0, self.stages)
+                free = task.room(0)[chip]
+                task.look_at(spaces.frontier(task.problems, self.stages, lists, tiles, free, self.buffers), tried)
+            if not task.improved(before):
+                return
+
+
+class _Task:
+    """One search under way."""
+
+    def __init__(
+        self,
+        mapper: Mapper,
+        shapes: Sequence[KernelShape],
+        rates: RateTensors,
+        nestings: tuple[Nesting, ...] | None = None,
+    ) -> None:
+        self.mapper, self.rates = mapper, rates
+        device = mapper.chip.clock.device
+        self.kernels = pack(list(shapes), device)
+        self.problems = ProblemTensors.of(shapes, device)
+        self.nestings = nestings or spaces.nestings(self.problems.structure, mapper.stages)
+        self.position = {nesting: i for i, nesting in enumerate(self.nestings)}
+        self.splits = torch.tensor(mapper.splits, dtype=torch.float64, device=device).reshape(1, 1, 1, -1)
+        self.fixed = fixed(self.kernels, self.splits, mapper.stages, mapper.chip, rates)
+        self.chips = mapper.chip.clock.shape[0]
+        self.shape = (len(mapper.stages.levels), len(self.problems.sizes))
+        numbers = self.shape[0] * self.shape[1] + 2
+        rows = len(shapes) * self.chips
+        self.ranking = Ranking.empty(rows, mapper.keep, numbers, device)
+        self.outer = spaces.by_outer_order(self.nestings)
+        self.by_order = Ranking.empty(rows * len(self.outer), 1, numbers, device)
+        self.candidates = 0
+        self.legal = torch.zeros(len(shapes), self.chips, dtype=torch.int64, device=device)
+        self.rejected: dict[str, Tensor] = {}
+
+    def look(self, space: Product) -> None:
+        """Rank all candidates of a product space."""
+        for part, tiling in space.chunks(CHUNK // self.splits.shape[-1], self.splits):
+
+            def tiles(flat: Tensor, part: Part = part) -> Tensor:
+                found = space.at(flat + part.numbers.start)
+                return torch.stack([torch.stack(stage, 1) for stage in found], 1)
+
+            self._rank(tiling, [space.nestings[i] for i in part.nestings], len(part.numbers), tiles)
+
+    def look_at(self, tiles: Tensor, tried: Sequence[Nesting]) -> None:
+        """Rank candidates that are listed, `[kernel, stage, dimension, candidate]`, in some loop orders."""
+        step = CHUNK // self.splits.shape[-1] // tiles.shape[0]
+        if self.problems.structure.diagonal is not None:
+            trips = torch.ceil(torch.stack(self.problems.sizes, 1) / tiles[:, 0]).prod(1)
+            step = int(VISITS * step / float(trips.max()))
+        for some in torch.split(tiles, max(step, 1), -1):
+            by_stage = [list(stage.unbind(1)) for stage in some.unbind(1)]
+
+            def at(flat: Tensor, some: Tensor = some) -> Tensor:
+                index = flat.reshape(flat.shape[0], 1, 1, -1).expand(-1, some.shape[1], some.shape[2], -1)
+                return some.gather(3, index)
+
+            stages, buffers = self.mapper.stages, self.mapper.buffers
+            for nesting, tiling in listed_in(tried, self.problems, stages, by_stage, self.splits, buffers):
+                self._rank(tiling, [nesting], some.shape[-1], at)
+
+    def _rank(self, tiling: Tiling, tried: Sequence[Nesting], count: int, tiles: Callable[[Tensor], Tensor]) -> None:
+        """Rank a chunk: `count` candidates of each nesting. `tiles` turns their numbers `[kernel, n]` into tiles
+        `[kernel, stage, dimension, n]`."""
+        movement = move(self.kernels, tiling, self.fixed, self.mapper.chip)
+        legal, rows, splits = movement.legal, self.ranking.value.shape[0], self.splits.shape[-1]
+        wide = (rows // self.chips, self.chips, count * len(tried), splits)
+        value = torch.where(legal, self._measure(movement), torch.inf).expand(wide).reshape(rows, -1)
+        self._count(movement, legal, wide)
+        numbers = torch.tensor([self.position[n] for n in tried], dtype=torch.float64, device=value.device)
+
+        def describe(at: Tensor) -> Tensor:
+            split = self.splits.flatten()[at % splits]
+            at = torch.div(at, splits, rounding_mode="floor")
+            nesting = numbers[torch.div(at, count, rounding_mode="floor")]
+            # Rows are (kernel, chip); tiles are chosen from the kernel's lists.
+            found = tiles((at % count).reshape(-1, self.chips * at.shape[-1]))
+            found = found.reshape(found.shape[0], -1, self.chips, at.shape[-1]).movedim(1, -1)
+            return torch.cat([found.reshape(*at.shape, -1), nesting.unsqueeze(-1), split.unsqueeze(-1)], -1)
+
+        self.ranking.offer(value, describe)
+        self._keep_by_order(tried, value, describe)
+
+    def _keep_by_order(self, tried: Sequence[Nesting], value: Tensor, describe: Callable[[Tensor], Tensor]) -> None:
+        """The best candidate of every outermost loop order, to look around it."""
+        each, orders = value.shape[-1] // len(tried), list(self.outer)
+        for order, outer in enumerate(orders):
+            places = [i for i, nesting in enumerate(tried) if nesting.orders[0] == outer]
+            if places:
+                first, last = places[0] * each, (places[-1] + 1) * each
+                rows = slice(order, None, len(orders))
+                best = Ranking(self.by_order.value[rows], self.by_order.what[rows])
+                best.offer(value[:, first:last], lambda at, first=first: describe(at + first))  # type: ignore[misc]
+                self.by_order.value[rows], self.by_order.what[rows] = best.value, best.what
+
+    def _count(self, movement: Movement, legal: Tensor, wide: tuple[int, ...]) -> None:
+        candidates = wide[-1] * wide[-2]
+        repeats = candidates // (legal.shape[-1] * legal.shape[-2])
+        self.candidates += candidates
+        self.legal = self.legal + legal.sum((-1, -2)) * repeats
+        for name, fits in movement.fits.items():
+            lost = (~fits).sum((-1, -2)) * (candidates // (fits.shape[-1] * fits.shape[-2]))
+            self.rejected[name] = self.rejected.get(name, torch.zeros_like(self.legal)) + lost
+
+    def _measure(self, movement: Movement) -> Tensor:
+        """What candidates are ranked by: without the power limit, the other measure deciding between equals."""
+        chip, mapper = self.mapper.chip, self.mapper
+        seconds = combine([*movement.core_s.values(), movement.external_s], mapper.overlap) + movement.overhead_s
+        far = 8.0 * chip.unattributed_bit
+        joules = seconds * chip.static_power
+        for i, level in enumerate(chip.levels):
+            extra = far if i == len(chip.levels) - 1 else torch.zeros_like(far)
+            _add(joules, movement.read_bytes[i], 8.0 * level.read_energy + extra)
+            _add(joules, movement.write_bytes[i], 8.0 * level.write_energy + extra)
+        if mapper.objective == "latency":
+            return _add(seconds, joules, _TIE / chip.dynamic_power)
+        vector = self.kernels.vector_ops + self.kernels.special_ops
+        joules = joules + self.kernels.work * (self.rates.energy + self.rates.unattributed)
+        joules = joules + vector * (chip.vector_energy + chip.unattributed_vector_flop)
+        if mapper.objective == "energy":
+            return joules + seconds * (_TIE * chip.dynamic_power)
+        return joules * seconds
+
+    def starts(self) -> list[tuple[tuple[Nesting, ...], Tensor, int]]:
+        """Where to look on: for every chip and outermost loop order, the orders, the best tiles `[kernel, stage,
+        dimension]`, and the chip."""
+        best = self.by_order.what[:, 0, :-2].reshape(-1, self.chips, len(self.outer), *self.shape)
+        value = self.by_order.value.reshape(-1, self.chips, len(self.outer))
+        known = torch.isfinite(value) & (value <= _PROMISING * value.amin(-1, keepdim=True))
+        return [
+            (tried, torch.clamp(best[:, chip, order], min=1.0), chip)
+            for chip in range(self.chips)
+            for order, tried in enumerate(self.outer.values())
+            if bool(known[:, chip, order].any())
+        ]
+
+    def trips(self) -> Iterator[int]:
+        """The most tiles along each side of a causal triangle: more while nothing fits."""
+        trips = spaces.DIAGONAL_TRIPS
+        yield trips
+        largest = max(float(size.max()) for size in self.problems.sizes)
+        while self.problems.structure.diagonal and trips < largest and not self.all_fit():
+            trips *= 4
+            yield trips
+
+    def all_fit(self) -> bool:
+        return bool(torch.isfinite(self.ranking.value[:, 0]).all())
+
+    def improved(self, before: Tensor) -> bool:
+        """Whether the best of any loop order is better than `before` by enough to go on."""
+        return bool((self.by_order.value < before * _IMPROVED).any())
+
+    def room(self, position: int) -> list[Tensor]:
+        """Bytes free in a stored stage on each chip, `[kernel, 1]`."""
+        free = self.fixed.room[position].expand(-1, self.chips, 1, 1)
+        return [free[:, chip, :, 0] for chip in range(self.chips)]
+
+    def found(self) -> list[list[Found]]:
+        """Everything that was kept, priced again with the power limit."""
+        count = self.kernels.work.shape[0]
+        by_chip = [self._priced(chip) for chip in range(self.chips)]
+        return [[by_chip[chip][kernel] for chip in range(self.chips)] for kernel in range(count)]
+
+    def _priced(self, chip: int) -> list[Found]:
+        """What was kept for one chip."""
+        mapper, orders = self.mapper, len(self.outer)
+        # The best of every outermost loop order are among them, so that those that lost can be told apart.
+        value, what = (
+            torch.cat([all_[chip :: self.chips], own.reshape(-1, self.chips, orders, *own.shape[2:])[:, chip]], 1)
+            for all_, own in (
+                (self.ranking.value, self.by_order.value),
+                (self.ranking.what, self.by_order.what),
+            )
+        )
+        kept = torch.isfinite(value)
+        # Places that hold nothing repeat the best.
+        what = torch.where(kept.unsqueeze(-1), what, what[:, :1])
+        numbers, rates = at_chip(mapper.chip, chip), at_chip(self.rates, chip)
+        stages, dims = self.shape
+        tiles = [[what[..., s * dims + d].clamp(min=1.0) for d in range(dims)] for s in range(stages)]
+        split, chosen = what[..., -1].clamp(min=1.0), what[..., -2]
+        measure, energy = torch.full_like(split, torch.inf), torch.full_like(split, torch.inf)
+        for nesting in torch.unique(chosen[kept]).to(torch.int64).tolist():
+            _, cost = price(self.kernels, self.problems, mapper, self.nestings[nesting], tiles, split, numbers, rates)
+            here = kept & (chosen == nesting)
+            of = _objective(cost, mapper.objective)
+            measure = torch.where(here, of.reshape(split.shape), measure)
+            energy = torch.where(here, cost.energy_j.reshape(split.shape), energy)
+        order = torch.argsort(energy, dim=1, stable=True)
+        order = order.gather(1, torch.argsort(measure.gather(1, order), dim=1, stable=True))
+        legal, rejected = self.legal[:, chip].tolist(), {n: r[:, chip].tolist() for n, r in self.rejected.items()}
+        found = []
+        for row, places in enumerate(order.tolist()):
+            known: dict[Mapping, float] = {}
+            for place in places:
+                if kept[row, place]:
+                    known.setdefault(self._mapping(what[row, place].tolist()), float(measure[row, place]))
+            lost = {name: count[row] for name, count in rejected.items() if count[row]}
+            found.append(Found(tuple(known), tuple(known.values()), self.candidates, legal[row], lost))
+        return found
+
+    def _mapping(self, numbers: list[float]) -> Mapping:
+        stages, dims = self.shape
+        *tiles, nesting, split = (int(number) for number in numbers)
+        rows = tuple(tuple(tiles[s * dims : (s + 1) * dims]) for s in range(stages))
+        return Mapping(rows, self.nestings[nesting], split)
+
+
+def price(
+    kernels: KernelTensors,
+    problems: ProblemTensors,
+    mapper: Mapper,
+    nesting: Nesting,
+    tiles: Sequence[Sequence[Tensor]],
+    split: Tensor,
+    chip: ChipTensors,
+    rates: RateTensors,
+) -> tuple[Movement, Cost]:
+    """Candidates listed side by side, with everything: `tiles[stage][dimension]`, `split` are `[kernel, candidate]`."""
+    wide = split.unsqueeze(1).unsqueeze(-1)
+    tiling = listed(problems, mapper.stages, nesting, tiles, wide, mapper.buffers)
+    movement = move(kernels, tiling, fixed(kernels, wide, mapper.stages, chip, rates), chip)
+    return movement, evaluate(movement, kernels, chip, rates, mapper.overlap)
+
+
+def _add(total: Tensor, value: Tensor, weight: Tensor) -> Tensor:
+    """total + weight · value, in place and in one pass where there is one chip."""
+    if weight.numel() == 1 and value.dim() == total.dim():
+        return total.add_(value, alpha=float(weight))
+    return total.add_(value * weight)
+
+
+def _objective(cost: Cost, objective: Objective) -> Tensor:
+    if objective == "latency":
+        return cost.latency_s
+    return cost.energy_j if objective == "energy" else cost.energy_j * cost.latency_s
