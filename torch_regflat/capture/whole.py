@@ -51,7 +51,7 @@ def main_inputs(request: Request) -> dict[str, Any]:
     else:
         made = next(candidates(request.model, request.batch, int(request.seq_len or 1)), {})
         made.pop("decoder_input_ids", None)
-        if name not in made:
+        if not made:
             raise InputError(
                 f"{request.name} reads {name!r}, whose shape its configuration does not give; {_OWN_INPUTS}"
             )
