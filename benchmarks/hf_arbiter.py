@@ -30,15 +30,16 @@ MAX_LISTED = 2
 """Ways that have to raise the listed error, of each device and configuration."""
 
 _NO_ATTENTION = "no layer of the default configuration has the attention whose cache is asked for"
-_MROPE = "mrope_section [8, 12, 12] does not add up to half of the rotary part of a head"
+_MROPE = "mrope_section, [8, 12, 12] where none is given, does not add up to half of the rotary part of a head"
+_SLIDING = "sliding_window is None, and a mask for it is made in any case"
 _ODD = "hidden_size 2048 / 28 heads gives an odd head size"
 
 DEFAULTS: dict[str, tuple[str, str]] = {
     "bamba": ("get_seq_length", _NO_ATTENTION),
     "granitemoehybrid": ("get_seq_length", _NO_ATTENTION),
     "deepseek_v2": ("topk(): argument 'k' must be int", "num_experts_per_tok is None"),
-    "step3p5": ("`sliding_window`", "layer_types has sliding_attention, sliding_window is None"),
-    "step3p7": ("`sliding_window`", "layer_types of the text has sliding_attention, sliding_window is None"),
+    "step3p5": ("`sliding_window`", _SLIDING),
+    "step3p7": ("`sliding_window`", _SLIDING),
     "glm46v": ("split_sizes", _MROPE),
     "glm4v": ("split_sizes", _MROPE),
     "glm4v_text": ("split_sizes", _MROPE),
