@@ -70,6 +70,8 @@ def test_main_job(profiler: Profiler) -> None:
                 "mode": "graph",
                 "software": None,
                 "optimizer": "adamw",
+                "autocast": None,
+                "master_weights": False,
                 "strict": False,
                 "trust_remote_code": False,
             },
@@ -99,17 +101,21 @@ def test_every_option_reaches_the_profiler(profiler: Profiler) -> None:
         "mode": "serving",
         "software": "triton-experts",
         "optimizer": "adamw",
+        "autocast": None,
+        "master_weights": False,
         "strict": True,
         "trust_remote_code": True,
     }
 
 
 def test_phases_side_by_side(profiler: Profiler) -> None:
-    words = "--phase prefill --phase decode --phase train --optimizer none --seq-len 64 --context 32"
-    done = run("profile", "m", *words.split())
+    words = "--phase prefill --phase decode --phase train --optimizer none --seq-len 64 --context 32 --autocast bf16"
+    done = run("profile", "m", *words.split(), "--master-weights")
     assert done.exit_code == 0, done.output
     asked = [(o["phase"], o["seq_len"], o["context"], o["optimizer"]) for _, o in profiler.calls]
     assert asked == [("prefill", 64, None, None), ("decode", None, 32, None), ("train", 64, None, None)]
+    mixed = [(o["autocast"], o["master_weights"]) for _, o in profiler.calls]
+    assert mixed == [(None, False), (None, False), ("bf16", True)]
     assert "phases side by side" in done.stdout
 
 

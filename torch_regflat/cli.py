@@ -62,6 +62,14 @@ def _model_options(command: Callable[..., Any]) -> Callable[..., Any]:
             click.option(
                 "--optimizer", type=click.Choice(_OPTIMIZERS), default="adamw", show_default=True, help="For train."
             ),
+            click.option(
+                "--autocast",
+                type=click.Choice(("bf16", "fp16")),
+                help="For train: forward and loss as under torch.autocast.",
+            ),
+            click.option(
+                "--master-weights", is_flag=True, help="For train: the optimizer on a float32 copy of narrower weights."
+            ),
             click.option("--batch", type=int, default=1, show_default=True, help="Sequences or images at a time."),
             click.option("--seq-len", type=int, help="Tokens a sequence."),
             click.option("--context", type=int, help="Tokens already in the KV cache, for --phase decode."),
@@ -193,6 +201,7 @@ def _profile_phase(model: str, phase: str | None, options: dict[str, Any]) -> Pr
     from .profiler import profile_model
 
     several = len(options["phases"]) > 1
+    of_training = not several or phase == "train"
     return profile_model(
         model,
         phase=phase,
@@ -208,6 +217,8 @@ def _profile_phase(model: str, phase: str | None, options: dict[str, Any]) -> Pr
         mode=options["mode"],
         software=options["software"],
         optimizer=None if options["optimizer"] == "none" else options["optimizer"],
+        autocast=options["autocast"] if of_training else None,
+        master_weights=options["master_weights"] and of_training,
         strict=options["strict"],
         trust_remote_code=options["trust_remote_code"],
     )

@@ -29,7 +29,12 @@ class ModelError(RegflatError, ValueError):
 
 
 class CaptureError(RegflatError, RuntimeError):
-    """A module that could not be captured; the message names the module's path."""
+    """A module that could not be captured; the message names the module's path.
+
+    `whatever_the_input` is true where no other inputs would help: it asks for values that depend on the weights.
+    """
+
+    whatever_the_input = False
 
 
 class UnmodelledError(RegflatError, RuntimeError):

@@ -27,9 +27,8 @@ from .capture import graphs
 from .capture._torch_private import eager
 from .capture.hints import Hints
 from .capture.live import LiveRecorder
-from .capture.model_inputs import describe as describe_inputs
 from .capture.record import capture
-from .capture.training import capture_training
+from .capture.training import AUTOCAST, capture_training
 from .cost import MODEL_VERSION
 from .errors import CapacityError, CaptureError, InputError, UnmodelledError
 from .hardware.chip import Chip
@@ -180,6 +179,9 @@ def profile_training(
     *,
     optimizer: str | None = "adamw",
     loss: Callable[[Any], torch.Tensor] | None = None,
+    autocast: str | None = None,
+    master_weights: bool = False,
+    hints: Hints | None = None,
     chip: ChipLike | Sequence[ChipLike] = DEFAULT_CHIP,
     strict: bool = False,
     name: str | None = None,
@@ -189,8 +191,10 @@ def profile_training(
     """Profile one training step: forward, backward and optimizer (`adamw`, `sgd`, `sgd-momentum` or None).
 
     `loss` makes a scalar of what the model returns; without it that is the model's own loss where it gives one, else
-    the sum of its outputs. Parameters, gradients and optimizer state have the dtype of the model's parameters.
-    `mode` and `software` are as of `profile`.
+    the sum of its outputs. Parameters, gradients and optimizer state have the dtype of the model's parameters. With
+    `autocast` (`bfloat16`, `float16`) forward and loss run as under `torch.autocast`; with `master_weights` the
+    optimizer keeps a float32 copy of parameters of fewer bits and its state in float32. `mode` and `software` are as
+    of `profile`. Raises `InputError` for an unknown name, `CaptureError` when the step cannot be run on meta tensors.
     """
     if not callable(model):
         raise InputError(f"profile_training() takes a module or a function, found {type(model).__name__}")
@@ -199,8 +203,17 @@ def profile_training(
     args = (args,) if isinstance(args, torch.Tensor) else tuple(args)
     label = name or str(getattr(model, "__qualname__", type(model).__name__))
     with _guard():
-        graph = capture_training(model, args, kwargs, optimizer=optimizer, loss=loss)
-        labels = _Labels(model=label, phase="train", notes=(_optimizer_note(optimizer),))
+        graph = capture_training(
+            model,
+            args,
+            kwargs,
+            optimizer=optimizer,
+            loss=loss,
+            autocast=autocast,
+            master_weights=master_weights,
+            hints=hints,
+        )
+        labels = _Labels(model=label, phase="train", notes=_training_notes(optimizer, autocast, master_weights))
         return _finish(graph, chips, strict, labels, _module_bytes(model), _Changes(), execution)
 
 
@@ -215,6 +228,8 @@ def profile_model(
     dtype: str | None = None,
     kv_dtype: str | None = None,
     optimizer: str | None = "adamw",
+    autocast: str | None = None,
+    master_weights: bool = False,
     strict: bool = False,
     trust_remote_code: bool = False,
     weights: str | None = None,
@@ -227,8 +242,8 @@ def profile_model(
     """Profile a model by shipped name, folder with a `config.json`, hub id or `module:factory`, in one phase.
 
     `seq_len` is the number of new tokens of a prefill, `context` the tokens already cached for a decode step. The
-    phase `train` is a training step with the `optimizer` of `profile_training`. `weights`, `activations`,
-    `routing_skew`, `mode` and `software` are as of `profile`.
+    phase `train` is a training step; `optimizer`, `autocast` and `master_weights` are as of `profile_training`.
+    `weights`, `activations`, `routing_skew`, `mode` and `software` are as of `profile`.
     """
     from .capture.huggingface import prepare
 
@@ -245,13 +260,25 @@ def profile_model(
             dtype=dtype,
             kv_dtype=kv_dtype,
             trust_remote_code=trust_remote_code,
+            hints=hints,
         )
         notes = ready.notes
         if ready.phase == "train":
             if weights is not None:
                 raise InputError(f"weights in {weights} are for inference; a training step updates the model's own")
-            graph = capture_training(ready.model, ready.args, ready.kwargs, optimizer=optimizer, train_mode=True)
-            notes += (_optimizer_note(optimizer),)
+            graph = capture_training(
+                ready.model,
+                ready.args,
+                ready.kwargs,
+                optimizer=optimizer,
+                train_mode=True,
+                autocast=autocast,
+                master_weights=master_weights,
+                hints=hints,
+            )
+            notes += _training_notes(optimizer, autocast, master_weights)
+        elif autocast is not None or master_weights:
+            raise InputError(f"autocast and master_weights are for the phase train, not for {ready.phase}")
         else:
             graph, ready = _capture_prepared(ready, hints)
             notes = ready.notes
@@ -270,17 +297,18 @@ def profile_model(
 
 
 def _capture_prepared(ready: Prepared, hints: Hints | None) -> tuple[fx.GraphModule, Prepared]:
-    """The graph of a prepared model, with the first of its inputs that it runs with; another than the first is said."""
+    """The graph of a prepared model, called in the first way in which it runs; another than the first is said."""
+
+    def captured(way: Prepared) -> tuple[fx.GraphModule, Prepared]:
+        return capture(way.fn or way.model, way.args, way.kwargs, kv_cache=way.kv_cache, hints=hints), way
+
     try:
-        return capture(ready.model, ready.args, ready.kwargs, kv_cache=ready.kv_cache, hints=hints), ready
+        return captured(ready)
     except CaptureError as error:
-        for kwargs in ready.other_inputs:
-            try:
-                graph = capture(ready.model, ready.args, kwargs, kv_cache=ready.kv_cache, hints=hints)
-            except CaptureError:
-                continue
-            said = f"profiled with {describe_inputs(kwargs)}; with {ready.inputs} it failed: {error}"
-            return graph, replace(ready, kwargs=kwargs, inputs=describe_inputs(kwargs), notes=(*ready.notes, said))
+        for call in ready.others:
+            said = f"profiled with {call.text}; with {ready.inputs} it failed: {error}"
+            with contextlib.suppress(CaptureError):
+                return captured(ready.otherwise(call, said))
         raise
 
 
@@ -457,10 +485,14 @@ def check_chips(chips: ChipLike | Sequence[ChipLike]) -> None:
     _load(chips)
 
 
-def _optimizer_note(optimizer: str | None) -> str:
+def _training_notes(optimizer: str | None, autocast: str | None, master_weights: bool) -> tuple[str, ...]:
     if optimizer is None:
-        return "training step without optimizer: forward and backward"
-    return f"training step with {optimizer}; gradients and optimizer state in the dtype of each parameter"
+        step = "training step without optimizer: forward and backward"
+    elif master_weights:
+        step = f"training step with {optimizer} on float32 master weights, its state in float32"
+    else:
+        step = f"training step with {optimizer}; gradients and optimizer state in the dtype of each parameter"
+    return (step, f"forward and loss under autocast to {AUTOCAST[autocast]}") if autocast else (step,)
 
 
 def _load(chips: ChipLike | Sequence[ChipLike]) -> list[Chip]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
 from torch._higher_order_ops.scan import scan
@@ -26,6 +28,12 @@ class Branches(torch.nn.Module):
         return torch.cond(hidden.sum() > 0, self.linear, torch.sin, (hidden,))
 
 
+def line_of(words: str) -> str:
+    """The number of the first line of this file that has these words."""
+    lines = Path(__file__).read_text().splitlines()
+    return str(1 + next(at for at, line in enumerate(lines) if words in line))
+
+
 def targets(graph: torch.fx.GraphModule) -> list[str]:
     return [op.target for op in workload(graph)]
 
@@ -45,6 +53,13 @@ class TestCond:
         assert targets(graph)[-1] == target
         assert graph.meta["notes"] == ()
 
+    @pytest.mark.parametrize(("hint", "target"), [(True, "aten.linear.default"), (False, "aten.sin.default")])
+    def test_hinted_takes_that_branch(self, hint: bool, target: str) -> None:
+        hints = {"test_higher_order.py:" + line_of("return torch.cond("): hint}
+        graph = regflat.trace(Branches(), (x(8, 64),), hints=hints)
+        assert targets(graph)[-1] == target
+        assert graph.meta["notes"] == ()
+
     def test_what_is_recorded_runs(self) -> None:
         model, given = Branches(), torch.rand(8, 64)
         graph = regflat.trace(model, (given,))
@@ -55,10 +70,10 @@ class TestCond:
 class TestWhileLoop:
     @staticmethod
     def power(count: torch.Tensor, matrix: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        result: tuple[torch.Tensor, torch.Tensor] = while_loop(
-            lambda i, _: i < 5, lambda i, m: (i + 1, m @ m), (count, matrix)
-        )
-        return result
+        def square(i: torch.Tensor, m: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+            return i + 1, m @ m
+
+        return while_loop(lambda i, _: i < 5, square, (count, matrix))  # type: ignore[no-any-return]
 
     def test_a_known_count_is_unrolled(self) -> None:
         assert workload(regflat.trace(self.power, (torch.tensor(2), x(8, 8)))).flops == 3 * 2 * 8**3
@@ -69,7 +84,19 @@ class TestWhileLoop:
             match=r"test_higher_order\.py:\d+ runs a while_loop for a number of steps that depends on the input "
             r"'count', whose values are not known; pass a real CPU tensor for input 'count'",
         ):
-            regflat.trace(self.power, (torch.empty((), dtype=torch.int64, device="meta"), x(8, 8)))
+            regflat.trace(self.power, (self.unknown, x(8, 8)))
+
+    unknown = torch.empty((), dtype=torch.int64, device="meta")
+
+    @pytest.mark.parametrize("steps", [0, 4])
+    def test_a_hint_says_how_many_steps(self, steps: int) -> None:
+        hints = {"test_higher_order.py:" + line_of("return while_loop("): steps}
+        assert workload(regflat.trace(self.power, (self.unknown, x(8, 8)), hints=hints)).flops == steps * 2 * 8**3
+
+    def test_a_hint_that_is_no_number_of_steps_is_refused(self) -> None:
+        hints = {"test_higher_order.py:" + line_of("return while_loop("): True}
+        with pytest.raises(regflat.InputError, match="has to be the number of steps, got True"):
+            regflat.trace(self.power, (self.unknown, x(8, 8)), hints=hints)
 
 
 def test_scan_is_its_body_times_the_length() -> None:

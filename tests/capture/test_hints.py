@@ -91,6 +91,14 @@ def test_profile_takes_hints() -> None:
     assert made.total.flops == 2 * 2 * 4 * 4
 
 
+def test_a_training_step_takes_hints() -> None:
+    with pytest.raises(regflat.CaptureError, match="or give the value with hints="):
+        regflat.profile_training(Model(), META)
+    made = regflat.profile_training(Model(), META, optimizer=None, hints={"layers.*": 0})
+    forward = sum(kernel.flops for kernel in made.chips[0].kernels if kernel.phase == "forward")
+    assert forward == 2 * 2 * 4 * 4
+
+
 def test_a_boolean_index_of_unknown_numbers_by_a_known_mask() -> None:
     graph = capture(lambda x: x[torch.tensor([True, False, True, True])], (META,))
     assert graph.graph.output_node().meta["val"][0].shape == (3,)

@@ -352,20 +352,36 @@ CAUSAL = {
     "GptOss": {**WINDOWED, "num_local_experts": 4},
     "Qwen3": {**DECODER, "head_dim": 16},
 }
+SLOW = {
+    "Mistral": {**DECODER, "sliding_window": 8},
+    "Qwen2": DECODER,
+    "Qwen3Moe": {**DECODER, "head_dim": 16, "num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 32},
+    "Phi": {**DECODER, "num_key_value_heads": 4},
+    "Phi3": {**DECODER, "pad_token_id": 0},
+    "Gemma": {**DECODER, "head_dim": 16},
+    "Olmo2": DECODER,
+    "StableLm": DECODER,
+    "Cohere": DECODER,
+    "Starcoder2": DECODER,
+    "Granite": DECODER,
+    "OPT": {**SMALL, "num_hidden_layers": 4, "ffn_dim": 96, "word_embed_proj_dim": 64},
+    "GPTNeoX": {**SMALL, "num_hidden_layers": 4, "intermediate_size": 96},
+}
+"""With those above, twenty language models, each in prefill and decode; `test_training_models` has them in training."""
 IDS = torch.zeros((2, 16), dtype=torch.long, device="meta")
 
 
 def on_meta(config: Any, kind: str = "AutoModelForCausalLM") -> nn.Module:
     with torch.device("meta"):
         model: nn.Module = getattr(transformers, kind).from_config(config, dtype=torch.bfloat16).eval()
-    if hasattr(config, "num_local_experts") or hasattr(config, "n_routed_experts"):
+    if any(hasattr(config, name) for name in ("num_local_experts", "n_routed_experts", "num_experts")):
         model.set_experts_implementation("grouped_mm")  # type: ignore[operator]
     return model
 
 
-@pytest.mark.parametrize("name", CAUSAL)
+@pytest.mark.parametrize("name", [*CAUSAL, *(pytest.param(name, marks=pytest.mark.slow) for name in SLOW)])
 def test_prefill_and_decode_of_language_models(name: str) -> None:
-    model = on_meta(getattr(transformers, f"{name}Config")(**CAUSAL[name]))
+    model = on_meta(getattr(transformers, f"{name}Config")(**{**CAUSAL, **SLOW}[name]))
     prefill = both(model, (), {"input_ids": IDS, "use_cache": True})
     assert copied(prefill.graph) > 50
     cache = prefill.result.past_key_values

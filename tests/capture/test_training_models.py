@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections import Counter
 from typing import Any
 
@@ -118,12 +117,8 @@ def test_checkpointed_layers_run_twice() -> None:
 
 
 @pytest.mark.slow
-def test_a_step_of_deepseek_v3_is_captured_in_seconds() -> None:
+def test_most_of_a_step_of_deepseek_v3_is_copied() -> None:
     ready = prepare("deepseek-v3", "train")
-    seconds = []
-    for _ in range(3):
-        start = time.process_time()
-        graph = capture_training(ready.model, (), ready.kwargs, train_mode=True)
-        seconds.append(time.process_time() - start)
-    assert len(graph.graph.nodes) > 30_000
-    assert min(seconds) < 5
+    nodes = list(capture_training(ready.model, (), ready.kwargs, train_mode=True).graph.nodes)
+    copied = sum("template" in node.meta for node in nodes)
+    assert len(nodes) > 30_000 and copied > 0.9 * sum(node.op == "call_function" for node in nodes)

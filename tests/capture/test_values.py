@@ -50,6 +50,19 @@ def packed(x: torch.Tensor) -> bool:
         (lambda x: torch.arange(6, device=x.device)[torch.arange(6) % 2 == 0].shape[0], 3),
         (lambda x: torch.tensor([3, 1, 3]).unique().tolist(), [1, 3]),
         (lambda x: torch.nn.functional.one_hot(torch.tensor([0, 2])).shape[1], 3),
+        # The shape of an unknown tensor is known.
+        (lambda x: torch.full_like(x, 2.0)[1:].sum().item(), 6.0),
+        (lambda x: torch.zeros_like(x, dtype=torch.bool).logical_not().nonzero().shape[0], 4),
+        (lambda x: x.new_ones(2, 3).sum().item(), 6.0),
+        (lambda x: torch.eye(2, 4).bool()[0].expand_as(x).nonzero().tolist(), [[0]]),
+        (lambda x: torch.arange(4).type_as(x).view_as(x).sum().item(), 6.0),
+        # Lists as positions, and tensors made of known numbers.
+        (lambda x: torch.arange(6, device=x.device)[[4, 1]].tolist(), [4, 1]),
+        (lambda x: torch.arange(6, device=x.device).view(2, 3)[:, [True, False, True]].tolist(), [[0, 2], [3, 5]]),
+        (lambda x: torch.eye(3, device=x.device)[tuple(torch.tensor([0, 1])), (0, 2)].tolist(), [1.0, 0.0]),
+        (lambda x: torch.tensor([0, torch.arange(9)[7], 1], device=x.device).tolist(), [0, 7, 1]),
+        (lambda x: x.narrow(0, x.sum().long(), 3).shape[0], 3),
+        (lambda x: torch.distributions.Categorical(logits=x).entropy().shape, ()),
     ],
 )
 def test_known_values_are_answered_exactly(question: Callable[[torch.Tensor], Any], answer: Any) -> None:

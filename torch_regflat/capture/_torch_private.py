@@ -7,7 +7,7 @@ import sys
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
 from importlib.metadata import entry_points
 from typing import Any, Protocol
@@ -17,8 +17,12 @@ from torch._subclasses.fake_tensor import DataDependentOutputException, DynamicO
 from torch.fx._lazy_graph_module import _use_lazy_graph_module
 from torch.multiprocessing.reductions import StorageWeakRef
 from torch.nn.modules import module as _nn_module
+from torch.nn.utils.stateless import _reparametrize_module
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode as TorchDispatchMode
+
+from ..errors import CaptureError
+from ..operators.recurrent import CELLS, rnn_shapes
 
 _lock = threading.Lock()
 _implemented: dict[str, tuple[torch.library.Library, int]] = {}
@@ -165,11 +169,38 @@ def as_written(fn: Callable[..., Any]) -> Callable[..., Any]:
     return inner if callable(inner) else fn
 
 
+def parameters_replaced(
+    module: torch.nn.Module, tensors: dict[str, torch.Tensor]
+) -> AbstractContextManager[Any]:
+    """Within this, `module` has these parameters and buffers, by name, in place of its own."""
+    swapped: AbstractContextManager[Any] = _reparametrize_module(module, tensors, tie_weights=False)
+    return swapped
+
+
 def run_on_meta(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """Run an operator on meta tensors; where torch's own shapes-only version refuses what its kernels do, ours."""
     if func is torch.ops.aten._grouped_mm.default and args[0].dtype != torch.bfloat16:
         return _grouped_mm_on_meta(*args, **kwargs)
+    if func is torch.ops.aten.narrow.Tensor:  # where it starts is a tensor; its shape does not hang on that
+        return torch.ops.aten.narrow.default(args[0], args[1], 0, args[3])
+    if func.overloadpacket in _RECURRENT:
+        return _recurrent_on_meta(func, *args, **kwargs)
     return func(*args, **kwargs)
+
+
+_RECURRENT = {getattr(torch.ops.aten, name): name for name in CELLS}
+
+
+def _recurrent_on_meta(func: Any, *args: Any, **kwargs: Any) -> Any:
+    """The results of a recurrent layer; torch's own meta version runs every step."""
+    given = dict(zip((argument.name for argument in func._schema.arguments), args, strict=False)) | kwargs
+    packed, hx = "batch_sizes" in given, given["hx"]
+    states = list(hx) if isinstance(hx, (list, tuple)) else [hx]
+    out, h, c, _ = rnn_shapes(
+        given["data" if packed else "input"], None, states, given["params"], _RECURRENT[func.overloadpacket],
+        given["num_layers"], given["bidirectional"], False,
+    )  # fmt: skip
+    return (out, h, c) if len(states) == 2 else (out, h)
 
 
 def _grouped_mm_on_meta(
@@ -205,6 +236,14 @@ class Handler(Protocol):
     ) -> Any: ...
 
     def values_of(self, tensor: torch.Tensor, asked: str) -> torch.Tensor: ...
+
+    def casting(self, dtype: torch.dtype | None) -> AbstractContextManager[None]:
+        """A context in which functions run as under autocast to `dtype`, or as under a disabled one."""
+        ...
+
+    def casts_to(self) -> torch.dtype | None:
+        """What autocast lowers to where the code is now."""
+        ...
 
     @property
     def computes(self) -> bool:
@@ -391,8 +430,80 @@ def _install() -> None:
         _replace(torch.Tensor, name, _value_method)
     for owner, name in ((torch, "tensor"), (torch, "as_tensor"), (torch.Tensor, "new_tensor")):
         _replace(owner, name, _keeps_data)
+    for name in ("__getitem__", "__setitem__"):
+        _replace(torch.Tensor, name, _keeps_positions)
     _replace(torch, "compile", _uncompiled)
+    for name in ("__init__", "__enter__", "__exit__"):
+        _replace(torch.autocast, name, _AUTOCAST[name])
+    _replace(torch, "is_autocast_enabled", _is_autocast_enabled)
+    _replace(torch, "get_autocast_dtype", _get_autocast_dtype)
     _install_flex_attention()
+
+
+def active_autocast() -> torch.dtype | None:
+    """What an autocast around this code lowers to, None where there is none."""
+    for device in ("cuda", "cpu"):
+        if torch.is_autocast_enabled(device):
+            return torch.get_autocast_dtype(device)
+    return None
+
+
+def _records() -> bool:
+    return bool(_handlers.stack) and not _handlers.stack[-1].computes
+
+
+def _autocast_init(name: str, original: Callable[..., Any]) -> Callable[..., Any]:
+    # Torch knows no autocast of meta tensors, and switches that of CUDA off where there is none. Its own state stays
+    # disabled, so that values of small tensors are worked out as they are.
+    def init(
+        self: Any, device_type: str, dtype: Any = None, enabled: bool = True, cache_enabled: bool | None = None
+    ) -> None:
+        if not _records():
+            original(self, device_type, dtype, enabled, cache_enabled)
+            return
+        default = torch.bfloat16 if device_type == "cpu" else torch.float16
+        self._regflat_lowers_to = (dtype or default) if enabled else None
+        original(self, "cpu", torch.bfloat16, False, cache_enabled)
+
+    return init
+
+
+def _autocast_enter(name: str, original: Callable[..., Any]) -> Callable[..., Any]:
+    def enter(self: Any) -> Any:
+        if _records():  # one that was made before recording began says by itself what it does
+            own = self.fast_dtype if self._enabled else None
+            context = _handlers.stack[-1].casting(self.__dict__.get("_regflat_lowers_to", own))
+            context.__enter__()
+            self.__dict__.setdefault("_regflat_contexts", []).append(context)
+        return original(self)
+
+    return enter
+
+
+def _autocast_exit(name: str, original: Callable[..., Any]) -> Callable[..., Any]:
+    def leave(self: Any, *error: Any) -> Any:
+        result = original(self, *error)
+        contexts = self.__dict__.get("_regflat_contexts")
+        if contexts:
+            contexts.pop().__exit__(*error)
+        return result
+
+    return leave
+
+
+_AUTOCAST = {"__init__": _autocast_init, "__enter__": _autocast_enter, "__exit__": _autocast_exit}
+
+
+def _is_autocast_enabled(name: str, original: Callable[..., Any]) -> Callable[..., Any]:
+    return lambda *args: _handlers.stack[-1].casts_to() is not None if _records() else original(*args)
+
+
+def _get_autocast_dtype(name: str, original: Callable[..., Any]) -> Callable[..., Any]:
+    def lowers_to(*args: Any) -> Any:
+        found = _handlers.stack[-1].casts_to() if _records() else None
+        return original(*args) if found is None else found
+
+    return lowers_to
 
 
 def _uncompiled(name: str, original: Callable[..., Any]) -> Callable[..., Any]:
@@ -489,6 +600,11 @@ def _keeps_data(name: str, original: Callable[..., Any]) -> Callable[..., Any]:
         data = args[-1] if name == "new_tensor" else args[0] if args else kwargs.get("data")
         device = args[0].device if name == "new_tensor" else None
         device = torch.device(kwargs["device"]) if kwargs.get("device") is not None else device
+        if isinstance(data, (list, tuple)) and _holds_tensor(data):
+            with suppress(CaptureError):  # not known: it stays a tensor without numbers
+                data = _numbers_of(data)
+                args = (args[0], data, *args[2:]) if name == "new_tensor" else (data, *args[1:])
+                kwargs.pop("data", None)
         if isinstance(data, (bool, int, float, complex, list, tuple)) and not _holds_tensor(data):
             if name == "new_tensor":
                 kwargs.setdefault("dtype", args[0].dtype)
@@ -497,6 +613,35 @@ def _keeps_data(name: str, original: Callable[..., Any]) -> Callable[..., Any]:
         return original(*args, **kwargs)
 
     return make
+
+
+def _numbers_of(data: Any) -> Any:
+    """Lists of numbers for lists of numbers and of tensors that hold one each."""
+    if isinstance(data, (list, tuple)):
+        return [_numbers_of(item) for item in data]
+    return data.item() if isinstance(data, torch.Tensor) and data.dim() == 0 else data
+
+
+def _keeps_positions(name: str, original: Callable[..., Any]) -> Callable[..., Any]:
+    # The list in `x[:, [0, 2]]` becomes a tensor where x is, without numbers; made on the CPU it is a constant.
+    def at(self: torch.Tensor, index: Any, *value: Any) -> Any:
+        if _handlers.stack and self.device.type == "meta" and not _handlers.stack[-1].computes:
+            if isinstance(index, list):
+                index = _positions(index)
+            elif isinstance(index, tuple) and any(isinstance(part, (list, tuple)) for part in index):
+                index = tuple(_positions(part) for part in index)
+        return original(self, index, *value)
+
+    return at
+
+
+def _positions(part: Any) -> Any:
+    if isinstance(part, (list, tuple)) and part:
+        if all(type(item) in (bool, int) for item in part):
+            return torch.tensor(part)
+        if all(isinstance(item, torch.Tensor) and item.dim() == 0 for item in part):
+            return torch.stack(list(part))
+    return part
 
 
 class KeepsConstants(TorchFunctionMode):

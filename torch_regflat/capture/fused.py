@@ -1,17 +1,19 @@
 """Operators that stay whole while gradients are recorded, as they do on an accelerator.
 
-Under autograd a composite operator arrives at a dispatch mode in pieces. On an accelerator attention and RMS norm run
-as fused operators with a backward of their own; on meta tensors torch takes the pieces, so these are chosen here.
+Under autograd a composite operator arrives at a dispatch mode in pieces. On an accelerator attention, RMS norm and
+recurrent layers run as fused operators with a backward of their own; on meta tensors torch takes the pieces, so these
+are chosen here.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
 
+from ..operators.recurrent import CELLS
 from ._torch_private import below_autograd, implemented_for_meta_gradients
 
 aten = torch.ops.aten
@@ -19,11 +21,13 @@ aten = torch.ops.aten
 
 @contextmanager
 def fused_operators() -> Iterator[None]:
-    """Within this, attention and RMS norm of meta tensors that need gradients are one operator each."""
-    with (
-        implemented_for_meta_gradients("scaled_dot_product_attention", _attention),
-        implemented_for_meta_gradients("rms_norm", _rms_norm),
-    ):
+    """Within this, attention, RMS norm and recurrent layers of meta tensors with gradients are one operator each."""
+    with ExitStack() as stack:
+        stack.enter_context(implemented_for_meta_gradients("scaled_dot_product_attention", _attention))
+        stack.enter_context(implemented_for_meta_gradients("rms_norm", _rms_norm))
+        for cell in CELLS:
+            stack.enter_context(implemented_for_meta_gradients(f"{cell}.input", _recurrent(cell)))
+            stack.enter_context(implemented_for_meta_gradients(f"{cell}.data", _recurrent_packed(cell)))
         yield
 
 
@@ -89,3 +93,64 @@ def _rms_norm(
     if weight is not None and weight.dtype != input.dtype:
         return aten.rms_norm.default.decompose(input, normalized_shape, weight, eps)  # type: ignore[no-any-return]
     return _RmsNorm.apply(input, weight, list(normalized_shape), eps)  # type: ignore[no-any-return, no-untyped-call]
+
+
+class _Recurrent(torch.autograd.Function):
+    """A recurrent layer and its backward as one operator each. Returns output, last states, last cell states."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, options: tuple[Any, ...], states: int, input: torch.Tensor, batch_sizes: torch.Tensor | None,
+        *hx_and_params: torch.Tensor,
+    ) -> tuple[torch.Tensor, ...]:  # fmt: skip
+        hx, params = list(hx_and_params[:states]), list(hx_and_params[states:])
+        with torch.enable_grad(), below_autograd():
+            out, h, c, reserve = torch.ops.regflat.rnn(input, batch_sizes, hx, params, *options)
+        ctx.save_for_backward(input, out, reserve, batch_sizes, *hx_and_params)
+        ctx.options, ctx.states = options, states
+        ctx.set_materialize_grads(False)
+        return out, h, c
+
+    @staticmethod
+    def backward(ctx: Any, *grads: torch.Tensor | None) -> tuple[torch.Tensor | None, ...]:
+        input, out, reserve, batch_sizes, *rest = ctx.saved_tensors
+        hx, params = rest[: ctx.states], rest[ctx.states :]
+        _, _, of_input, _, *needed = ctx.needs_input_grad
+        of_states = any(needed[: ctx.states])
+        made = list(
+            torch.ops.regflat.rnn_backward(
+                *grads, input, out, reserve, batch_sizes, hx, params, *ctx.options, of_input, of_states
+            )
+        )
+        given = made.pop(0) if of_input else None
+        kept = made[: ctx.states] if of_states else [None] * ctx.states
+        return None, None, given, None, *kept, *made[ctx.states if of_states else 0 :]
+
+
+def _recurrent(cell: str) -> Callable[..., Any]:
+    def run(
+        input: torch.Tensor, hx: Any, params: list[torch.Tensor], has_biases: bool, num_layers: int, dropout: float,
+        train: bool, bidirectional: bool, batch_first: bool,
+    ) -> Any:  # fmt: skip
+        return _apply(cell, input, None, hx, params, (num_layers, bidirectional, batch_first))
+
+    return run
+
+
+def _recurrent_packed(cell: str) -> Callable[..., Any]:
+    def run(
+        data: torch.Tensor, batch_sizes: torch.Tensor, hx: Any, params: list[torch.Tensor], has_biases: bool,
+        num_layers: int, dropout: float, train: bool, bidirectional: bool,
+    ) -> Any:  # fmt: skip
+        return _apply(cell, data, batch_sizes, hx, params, (num_layers, bidirectional, False))
+
+    return run
+
+
+def _apply(
+    cell: str, input: torch.Tensor, batch_sizes: torch.Tensor | None, hx: Any, params: list[torch.Tensor],
+    options: tuple[Any, ...],
+) -> Any:  # fmt: skip
+    states = list(hx) if isinstance(hx, (list, tuple)) else [hx]
+    out, h, c = _Recurrent.apply((cell, *options), len(states), input, batch_sizes, *states, *params)  # type: ignore[no-untyped-call]
+    return (out, h, c) if cell == "lstm" else (out, h)

@@ -1,8 +1,8 @@
 """Control flow and attention that reach the recorder as higher-order operators, with functions among their arguments.
 
-- `cond`: the branch that is taken, where the predicate's value is known; else both are looked at, the one with more
-  work (`_RIDGE` FLOPs count as much as a byte) is recorded, and a note says so.
-- `while_loop`: unrolled, as often as its condition holds; a condition whose value is not known is refused.
+- `cond`: the branch that is taken, where the predicate's value is known or hinted; else both are looked at, the one
+  with more work is recorded, and a note says so.
+- `while_loop`: unrolled, as often as its condition holds, or as a hint says (a number of steps); else it is refused.
 - `scan`: its body once for each element, then one stack of each output.
 - `flex_attention`: one node; the share of blocks that a BlockMask of known values computes is noted on it.
 - any other: recorded by what torch itself runs for it in eager mode, if it has that.
@@ -18,15 +18,13 @@ from torch.utils import _pytree as pytree
 
 from ..errors import CaptureError
 from ._torch_private import OpInfo, eager_kernel, is_nested_scan
+from .hints import NOTHING, as_count, as_number
 from .values import Unknown
 
 if TYPE_CHECKING:
     from .recorder import Recorder
 
 MAX_STEPS = 10_000
-_RIDGE = 300
-"""FLOPs that take as long as a byte on a present-day accelerator, to compare branches without one."""
-
 _PLAIN = OpInfo(None, (), (), False, False, False, False, False)
 
 
@@ -49,7 +47,11 @@ def _cond(recorder: Recorder, op: Any, predicate: Any, true_fn: Any, false_fn: A
     try:
         taken = branches[0 if _known(recorder, predicate) else 1]
     except Unknown as unknown:
-        work = [_work(branch, operands) for branch in branches]
+        hint = recorder.answers.hinted()
+        if hint is not NOTHING:
+            with recorder:
+                return branches[0 if as_number(*hint) else 1](*operands)
+        work = [recorder.work_of(branch, operands) for branch in branches]
         taken = branches[0 if work[0] >= work[1] else 1]
         name = "true" if taken is true_fn else "false"
         recorder.note(
@@ -59,29 +61,26 @@ def _cond(recorder: Recorder, op: Any, predicate: Any, true_fn: Any, false_fn: A
         return taken(*operands)
 
 
-def _work(branch: Callable[..., Any], operands: Any) -> float:
-    """FLOPs and bytes of a branch as one number."""
-    from ..operators.lowering import workload
-    from .record import capture
-
-    nests = [nest for op in workload(capture(branch, tuple(operands))) for nest in op.nests]
-    return sum((nest.work + nest.vector_ops) / _RIDGE + nest.compulsory_bytes() for nest in nests)
-
-
 def _while_loop(
     recorder: Recorder, op: Any, cond_fn: Any, body_fn: Any, carried: Any, additional: Any = (), **options: Any
 ) -> Any:
     if any(options.values()):
         raise CaptureError(f"{recorder.here()}: a while_loop with stacked outputs is not recorded")
     values = tuple(carried)
-    for _ in range(MAX_STEPS):
+    steps: int | None = None
+    for done in range(MAX_STEPS):
         with recorder:
             predicate = cond_fn(*values, *additional)
         try:
-            if not _known(recorder, predicate):
-                return values
+            goes_on = done < steps if steps is not None else _known(recorder, predicate)
         except Unknown as unknown:
-            raise recorder.refusal("runs a while_loop for a number of steps", unknown) from None
+            hint = recorder.answers.hinted()
+            if hint is NOTHING:
+                raise recorder.answers.refusal("runs a while_loop for a number of steps", unknown) from None
+            steps = as_count(hint[0], hint[1], "the number of steps")
+            goes_on = done < steps
+        if not goes_on:
+            return values
         with recorder:
             values = tuple(pytree.tree_leaves(body_fn(*values, *additional)))
     raise CaptureError(f"{recorder.here()}: a while_loop has not ended after {MAX_STEPS} steps; its body is unrolled")

@@ -7,7 +7,8 @@ A hint is looked up when a value is asked for that depends on unknown numbers:
 
 The value is what the line gets: a number for `.item()`, `bool()` or `int()`, a list or tensor for `.tolist()` and
 `.numpy()`, and for an operator whose shape depends on values (`nonzero`, `unique`, `masked_select`, a boolean index)
-the number of rows it finds. An iterator gives the next of its values each time it is asked.
+the number of rows it finds. For `torch.while_loop` it is the number of steps, for `torch.cond` whether the predicate
+holds. An iterator gives the next of its values each time it is asked.
 """
 
 from __future__ import annotations
@@ -71,8 +72,8 @@ def as_tensor(value: Any, like: torch.Tensor, where: str) -> torch.Tensor:
     return made
 
 
-def as_count(value: Any, where: str) -> int:
-    """A hint for how many rows an operator finds."""
+def as_count(value: Any, where: str, what: str = "the number of rows that are found") -> int:
+    """A hint for how many there are of something: rows that an operator finds, steps of a loop."""
     if type(value) is int and value >= 0:
         return value
-    raise InputError(f"the hint for {where} has to be the number of rows that are found, got {value!r}")
+    raise InputError(f"the hint for {where} has to be {what}, got {value!r}")

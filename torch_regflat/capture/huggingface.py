@@ -11,7 +11,7 @@ import importlib
 import json
 import re
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -23,6 +23,7 @@ from ..errors import InputError, ModelError, near
 from ..models import OWN_MODEL_TYPES, describe, facts, names
 from . import factory
 from ._torch_private import KeepsConstants
+from .hints import Hints
 from .phases import Phase, Prepared, phases_of, prepare_model, torch_dtype
 
 __all__ = ["ModelSpec", "Phase", "Prepared", "build", "describe", "names", "phases_of", "prepare", "resolve"]
@@ -102,6 +103,7 @@ def prepare(
     dtype: str | None = None,
     kv_dtype: str | None = None,
     trust_remote_code: bool = False,
+    hints: Hints | None = None,
 ) -> Prepared:
     """Build a model where need be and make the inputs of one phase; see `Prepared`.
 
@@ -112,24 +114,30 @@ def prepare(
         if dtype is not None:
             raise InputError(_NO_DTYPE)
         name = getattr(getattr(model, "config", None), "name_or_path", "") or type(model).__name__
-        return prepare_model(model, name, phase, batch, seq_len, context, kv_dtype)
+        return prepare_model(model, name, phase, batch, seq_len, context, kv_dtype, hints=hints)
     spec = resolve(model, trust_remote_code=trust_remote_code) if isinstance(model, str) else model
     if spec.kind == "factory":
         if dtype is not None:
             raise InputError(_NO_DTYPE)
-        return _prepare_factory(spec, phase, batch, seq_len, context, kv_dtype)
+        return _prepare_factory(spec, phase, batch, seq_len, context, kv_dtype, hints)
     module = build(spec, dtype=dtype)
     notes = (*spec.notes, *_attention_note(spec.name, module))
-    return prepare_model(module, spec.name, phase, batch, seq_len, context, kv_dtype, notes)
+    return prepare_model(module, spec.name, phase, batch, seq_len, context, kv_dtype, notes, hints)
 
 
 def _prepare_factory(
-    spec: ModelSpec, phase: str | None, batch: int, seq_len: int | None, context: int | None, kv_dtype: str | None
+    spec: ModelSpec,
+    phase: str | None,
+    batch: int,
+    seq_len: int | None,
+    context: int | None,
+    kv_dtype: str | None,
+    hints: Hints | None,
 ) -> Prepared:
     model, args, kwargs = factory.load(spec.name)
     if args is None:
         if phases_of(model)[0] != "forward":
-            return prepare_model(model, spec.name, phase, batch, seq_len, context, kv_dtype)
+            return prepare_model(model, spec.name, phase, batch, seq_len, context, kv_dtype, hints=hints)
         raise ModelError(
             f"{spec.name} gave a module without inputs; return (model, args) or (model, args, kwargs), "
             "or give the module a method example_inputs()"
@@ -278,12 +286,20 @@ def _on_meta(make: Callable[[str], Any], name: str) -> nn.Module:
             # Tying shares parameters, so it decides their number; transformers does it while initialising, which
             # was skipped.
             model.tie_weights()
+            _group_experts(model)
             built: nn.Module = model.eval()
             return built
         except Exception as caught:
             # That a model has no fused attention is not why it cannot be built.
             error = caught if error is None or "attention implementation" in str(error) else error
     raise ModelError(f"transformers cannot build {name}: {_line(error)}") from error
+
+
+def _group_experts(model: Any) -> None:
+    """Let experts run as grouped products where the model can but does not: a loop over those hit asks for values."""
+    if getattr(model.config, "_experts_implementation", None) == "eager":
+        with suppress(ValueError):
+            model.set_experts_implementation("grouped_mm")
 
 
 def _instantiate(transformers: Any, spec: ModelSpec, dtype: torch.dtype, attention: str) -> Any:

@@ -114,19 +114,25 @@ SAFE_SITES = {
     ("transformers", "warn_if_padding_and_no_attention_mask"): False,
     ("transformers", "_ignore_causal_mask_sdpa"): False,
     ("transformers", "_ignore_bidirectional_mask_sdpa"): False,
+    ("torch.distributions", "__init__"): True,
+    ("torch.distributions", "_validate_sample"): True,
 }
 """Functions of a package where an unknown value may be answered: a check of the inputs, which is taken to pass; a
 warning, which is not given; and whether a mask may be left out because it masks nothing, where it is kept. The result
 of the model is the same with either answer."""
+_SITE_NAMES = frozenset(name for _, name in SAFE_SITES)
 
 
 def safe_answer(frames: int = 12) -> bool | None:
     """The answer of the site of SAFE_SITES that asks, or None where nothing is safe."""
     frame = sys._getframe(1)
     for _ in range(frames):
-        found = SAFE_SITES.get((str(frame.f_globals.get("__name__")).partition(".")[0], frame.f_code.co_name))
-        if found is not None:
-            return found
+        name = frame.f_code.co_name
+        if name in _SITE_NAMES:
+            module = str(frame.f_globals.get("__name__"))
+            for (package, site), answer in SAFE_SITES.items():
+                if site == name and (module == package or module.startswith(package + ".")):
+                    return answer
         if frame.f_back is None:
             break
         frame = frame.f_back

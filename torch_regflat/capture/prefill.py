@@ -10,38 +10,47 @@ from __future__ import annotations
 import copy
 import functools
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from ._torch_private import parameters_replaced
+from .hints import Hints
 from .record import capture_with_result
-from .scans import fused_scans
+from .replaced import replaced
 
 _Key = tuple[Any, ...]
 _MIN_LAYERS = 3  # below that there is nothing to save
 
 
-def run_prefill(model: nn.Module, kwargs: dict[str, Any]) -> Any:
+def run_prefill(model: nn.Module, kwargs: dict[str, Any], hints: Hints | None = None) -> Any:
     """Run `model(**kwargs)` in inference mode on meta tensors and return its output, caches filled for all layers.
 
-    A model in real memory is neither moved nor changed: its parameters and buffers are stood in for.
+    A model in real memory is neither moved nor changed: its parameters and buffers are stood in for. `hints` answer
+    for values that only real numbers would give (see `capture.hints`).
     """
     try:
-        return _run_prefill(model, kwargs)
-    except RuntimeError:
-        # It asks for the value of a tensor, which recording can answer where it is known.
-        return capture_with_result(model, (), kwargs, restore=False).result
-
-
-def _run_prefill(model: nn.Module, kwargs: dict[str, Any]) -> Any:
-    state = dict([*model.named_parameters(remove_duplicate=False), *model.named_buffers(remove_duplicate=False)])
-    with torch.inference_mode(), fused_scans(), skip_repeated_layers(model):
-        if all(tensor.is_meta for tensor in state.values()):
+        with torch.inference_mode(), replaced(), skip_repeated_layers(model), stood_in(model):
             return model(**kwargs)
-        stand_ins = {name: torch.empty_like(tensor, device="meta") for name, tensor in state.items()}
-        return torch.func.functional_call(model, stand_ins, (), kwargs, tie_weights=False)
+    except Exception:
+        # Perhaps it asks for the value of a tensor, which recording can answer where it is known.
+        real = {name: torch.ones_like(v, device="cpu") if _is_ids(v) else v for name, v in kwargs.items()}
+        return capture_with_result(model, (), real, restore=False, hints=hints).result
+
+
+def _is_ids(value: Any) -> bool:
+    return isinstance(value, Tensor) and value.is_meta and value.dtype is torch.int64
+
+
+@contextmanager
+def stood_in(model: nn.Module) -> Iterator[None]:
+    """Within this context, meta tensors stand in for the parameters and buffers of a model in real memory."""
+    state = dict([*model.named_parameters(remove_duplicate=False), *model.named_buffers(remove_duplicate=False)])
+    stand_ins = {name: torch.empty_like(t, device="meta") for name, t in state.items() if not t.is_meta}
+    with parameters_replaced(model, stand_ins) if stand_ins else nullcontext():
+        yield
 
 
 @contextmanager

@@ -18,14 +18,16 @@ from torch.fx import GraphModule
 from torch.nn.parameter import UninitializedParameter
 
 from ..errors import CaptureError, RegflatError
+from ..operators.lowering import workload
 from . import state
-from ._torch_private import as_written, intercepted
+from ._torch_private import active_autocast, as_written, intercepted
+from .autocast import casting
 from .graphs import as_callable
 from .hints import Hints
 from .inputs import Inputs, home_device
 from .recorder import Recorder
 from .repeats import Leak
-from .scans import fused_scans
+from .replaced import replaced
 
 
 @dataclass(frozen=True)
@@ -92,6 +94,16 @@ def _refuse_lazy(module: torch.nn.Module) -> None:
             )
 
 
+_RIDGE = 300
+"""FLOPs that take as long as a byte on a present-day accelerator, to compare branches without one."""
+
+
+def work_of(fn: Callable[..., Any], operands: Any) -> float:
+    """FLOPs and bytes of a call as one number; `_RIDGE` FLOPs count as much as a byte."""
+    nests = [nest for op in workload(capture(fn, tuple(operands))) for nest in op.nests]
+    return sum((nest.work + nest.vector_ops) / _RIDGE + nest.compulsory_bytes() for nest in nests)
+
+
 class _Run:
     """One call to capture: enters the modes, leaves the user's objects as they were."""
 
@@ -114,13 +126,13 @@ class _Run:
         saved, given = state.Saved(), state.Saved()
         name = getattr(self.fn, "__name__", type(self.fn).__name__)
         home = home_device(self.root, (self.args, self.kwargs))
-        recorder = Recorder(self.root, name, home, repeats=repeats, saved=saved, hints=self.hints)
+        recorder = Recorder(self.root, name, home, repeats=repeats, saved=saved, work=work_of, hints=self.hints)
         given.state((self.args, self.kwargs, self.kv_cache))
         finished = False
         try:
             with no_collection(), torch.inference_mode():
                 args, kwargs = Inputs(recorder, self.fn, self.kv_cache).add(self.args, self.kwargs)
-                with fused_scans(), intercepted(recorder), recorder:
+                with casting(active_autocast()), replaced(), intercepted(recorder), recorder:
                     result = self._call(recorder, args, kwargs)
                 graph = recorder.finish(result)
             finished = True

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import operator
-import os
 import re
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 import torch
@@ -15,36 +14,23 @@ from torch.fx import Graph, GraphModule, Node
 from ..errors import CaptureError
 from . import higher_order, state
 from ._torch_private import (
-    DYNAMIC_SHAPE,
     OpInfo,
     TorchDispatchMode,
     is_higher_order,
     lazy_graph_module,
     op_info,
-    run_on_meta,
     without_dispatch,
 )
-from .hints import NOTHING, Hints, Supplied, as_count, as_number, as_tensor
-from .names import Names, attribute_name, readable, safe_answer, user_line
+from .answers import Answers
+from .autocast import casting, casts_to
+from .hints import Hints
+from .names import Names, attribute_name, readable, user_line
 from .repeats import Repeats
-from .sized import sized
 from .twins import Twins, no_memory_layout
-from .values import Unknown, Values
+from .values import Values
 
 _MASK = re.compile(r"(^|_)(attention_mask|pixel_mask)$")
 """Inputs that say which tokens or pixels count. Without values they are taken to be all ones: no padding."""
-
-_MASKED_WRITES = frozenset({torch.ops.aten.index_put_.default, torch.ops.aten.index_put.default})
-
-
-def _asks_for_rows(error: Exception) -> bool:
-    """Whether a meta kernel gave up because the number of rows depends on values."""
-    return "nonzero" in str(error) or "without output_size" in str(error)
-
-
-def _is_masked(indices: Any) -> bool:
-    """Whether elements are picked by a mask: how many are written then depends on values, the shape does not."""
-    return any(index is not None and index.dtype in (torch.bool, torch.uint8) for index in indices)
 
 
 class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
@@ -61,6 +47,7 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         *,
         repeats: bool,
         saved: state.Saved,
+        work: Callable[[Callable[..., Any], Any], float] | None = None,
         hints: Hints | None = None,
     ) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
@@ -70,7 +57,8 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self.nodes: list[Node] = []
         self.twins = Twins()
         self.values = Values()
-        self.hints = Supplied(hints)
+        self.answers = Answers(self, hints)
+        self._work = work
         self.names = Names(root)
         self.saved = saved
         self.stack: list[tuple[str, torch.nn.Module | None]] = [("", None)]
@@ -110,110 +98,35 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         if info.devices:
             values, node_args = self._place(info, values, node_args, kwargs, node_kwargs)
         if info.returns_value:
-            return self._answer(func, node_args, node_kwargs)
-        out = self._run(func, info, (values, kwargs), (node_args, node_kwargs))
+            return self.answers.number(func, node_args, node_kwargs)
+        out = self.answers.result(func, info, (values, kwargs), (node_args, node_kwargs))
+        if func is _ATTENTION:
+            out = _as_queries(out, values[0])
         if not info.writes and isinstance(out, torch.Tensor) and id(out) in self._node_of:
             return self.twins.user(out)  # it did nothing (`to` the same dtype, dropout in eval): no node
         self.append(func, info, node_args, node_kwargs, out)
         return self._as_users(out)
 
-    def _run(self, func: Any, info: OpInfo, actual: tuple[Any, Any], recorded: tuple[Any, Any]) -> Any:
-        try:
-            out = run_on_meta(func, *actual)
-            return _as_queries(out, actual[0][0]) if func is _ATTENTION else out
-        except Exception as error:
-            # Perhaps its shape depends on values: with known values it can be run for real.
-            try:
-                real = self.values.run(func, *recorded)
-                self._check_layout(real)
-            except Unknown as unknown:
-                if func in _MASKED_WRITES and _is_masked(actual[0][1]):
-                    return actual[0][0] if info.writes else torch.empty_like(actual[0][0])
-                if info.data_dependent or isinstance(error, DYNAMIC_SHAPE) or _asks_for_rows(error):
-                    return self._of_unknown_size(func, actual, recorded, unknown)
-                raise error from None
-            except CaptureError:
-                raise
-            except Exception:
-                raise error from None
-            return torch.utils._pytree.tree_map_only(torch.Tensor, self.twins.make, real)
-
-    def _of_unknown_size(self, func: Any, actual: tuple[Any, Any], recorded: tuple[Any, Any], unknown: Unknown) -> Any:
-        """An operator whose number of rows depends on values: known from part of them, or hinted, or refused."""
-        if func is torch.ops.aten.index.Tensor:
-            with suppress(Unknown):
-                return func(actual[0][0], self._known_indices(recorded[0][1], actual[0][1]))
-        if func is torch.ops.aten.repeat_interleave.self_Tensor:
-            with suppress(Unknown):
-                rows = self.values.run(torch.ops.aten.sum.default, (recorded[0][1],), {})
-                return func(*actual[0], **{**actual[1], "output_size": int(rows)})
-        line = user_line()
-        hint = self.hints.find(self.stack[-1][0], line)
-        if hint is NOTHING:
-            raise self.refusal(f"needs the values of a tensor ({func})", unknown)
-        self.values.asked += 1
-        return sized(func, actual, as_count(hint, line))
-
-    def _known_indices(self, recorded: Any, actual: Any) -> list[Any]:
-        """The indices with masks, whose values are known, as positions: the shape depends on nothing else."""
-        found: list[Any] = []
-        for node, index in zip(recorded, actual, strict=True):
-            if index is None or index.dtype not in (torch.bool, torch.uint8):
-                found.append(index)
-            else:
-                rows = self.values.run(torch.ops.aten.nonzero.default, (node,), {})
-                found += [column.to("meta") for column in rows.unbind(1)]
-        return found
-
-    def _check_layout(self, out: Any) -> None:
+    def check_layout(self, out: Any) -> None:
+        """Refuse a result that has no place in memory of its own."""
         if isinstance(out, torch.Tensor) and out.layout is not torch.strided:
             raise CaptureError(f"{self.here()}: {user_line()} makes {no_memory_layout(out)}")
 
-    def _answer(self, func: Any, args: Any, kwargs: Any) -> Any:
-        try:
-            return self.values.run(func, args, kwargs)
-        except Unknown as unknown:
-            safe = safe_answer()
-            if safe is not None:
-                return safe
-            line = user_line()
-            hint = self.hints.find(self.stack[-1][0], line)
-            if hint is not NOTHING:
-                self.values.asked += 1
-                return as_number(hint, line)
-            raise self.refusal(f"asks for the value of a tensor ({func})", unknown) from None
-
     def values_of(self, tensor: torch.Tensor, asked: str) -> torch.Tensor:
         """The real values of a meta tensor, asked for outside any operator (`tolist`, `numpy`)."""
-        with self.paused():
-            try:
-                real: torch.Tensor = self.values.evaluate(self.node(tensor))
-            except Unknown as unknown:
-                line = user_line()
-                hint = self.hints.find(self.stack[-1][0], line)
-                if hint is not NOTHING:
-                    self.values.asked += 1
-                    return as_tensor(hint, tensor, line)
-                raise self.refusal(f"asks for the values of a tensor ({asked})", unknown) from None
-        return real
+        return self.answers.values(tensor, asked)
 
-    def refusal(self, does: str, unknown: Unknown) -> CaptureError:
-        advice = self._advice_for_experts() or unknown.advice
-        line = user_line()
-        key = self.stack[-1][0] or line.rpartition(os.sep)[2]
-        return CaptureError(
-            f"{self.here()}: {line} {does} that depends on {unknown.why}; {advice}, "
-            f"or give the value with hints={{{key!r}: ...}}"
-        )
+    def work_of(self, branch: Callable[..., Any], operands: Any) -> float:
+        """How much a branch has to do, to compare it with another."""
+        return 0.0 if self._work is None else self._work(branch, operands)
 
-    def _advice_for_experts(self) -> str:
-        """For a loop over the experts that were hit, which transformers can replace by one grouped product."""
-        modules = [module for _, module in self.stack if module is not None]
-        if not modules or not type(modules[-1]).__name__.endswith("Experts"):
-            return ""
-        if not any(hasattr(module, "set_experts_implementation") for module in modules):
-            return ""
-        return "call model.set_experts_implementation('grouped_mm'), whose work needs no values"
+    def casting(self, dtype: torch.dtype | None) -> AbstractContextManager[None]:
+        """A context in which the code runs as under autocast to `dtype`, or as under a disabled one."""
+        return casting(dtype)
+
+    def casts_to(self) -> torch.dtype | None:
+        """What autocast lowers to where the code is now."""
+        return casts_to()
 
     def split(self, value: Any) -> tuple[Any, Any]:
         """An argument as it is run (meta twins) and as it is recorded (nodes)."""
@@ -273,7 +186,7 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     def append(self, func: Any, info: OpInfo, args: Any, kwargs: Any, out: Any) -> Node:
         """Add a call of an operator to the graph; `out` is what it gave."""
-        self._check_layout(out)
+        self.check_layout(out)
         node = self.add(self.graph.call_function(func, args, kwargs), out)
         for position, name in info.writes:
             written = args[position] if position < len(args) else kwargs.get(name)

@@ -1,24 +1,21 @@
 """While capturing, the scans of transformers' state-space and linear-attention models are one operator each.
 
 Without the CUDA kernels of mamba-ssm and flash-linear-attention, transformers runs a Python loop over tokens or
-chunks: minutes of recording for what a GPU does in one kernel. Within `fused_scans`, those functions are replaced, in
-the modules of transformers that are loaded, by the operators of `operators.state_space`. Where gradients are recorded
-they are not.
+chunks: minutes of recording for what a GPU does in one kernel. In their place run the operators of
+`operators.state_space` (`replaced` puts them there). These have no backward formula, so that the loops run where
+gradients are recorded.
 """
 
 from __future__ import annotations
 
-import sys
-import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Any
 
 import torch
 
 from ..operators import state_space as _state_space  # defines the operators
 
-__all__ = ["fused_scans"]
+__all__ = ["METHODS", "SCANS"]
 
 regflat = torch.ops.regflat
 _defined_by = _state_space.__name__
@@ -94,51 +91,3 @@ SCANS: dict[str, Callable[..., Any]] = {
 
 METHODS: dict[tuple[str, str], Callable[..., Any]] = {("RecurrentGemmaRglru", "_rnn_scan"): _rnn_scan}
 """The same for methods of classes in those modules."""
-
-_lock = threading.RLock()
-_users = 0
-_replaced: list[tuple[Any, str, Any]] = []
-
-
-@contextmanager
-def fused_scans() -> Iterator[None]:
-    """Within this context the functions of SCANS are single operators; undone on the way out."""
-    global _users
-    with _lock:
-        _users += 1
-        if _users == 1:
-            _install()
-    try:
-        yield
-    finally:
-        with _lock:
-            _users -= 1
-            if _users == 0:
-                while _replaced:
-                    setattr(*_replaced.pop())
-
-
-def _install() -> None:
-    for module_name, module in list(sys.modules.items()):
-        if not module_name.startswith("transformers.models.") or ".modeling_" not in module_name:
-            continue
-        for name, made in SCANS.items():
-            _replace(module, name, made)
-        for (class_name, name), made in METHODS.items():
-            if class_name in vars(module):
-                _replace(vars(module)[class_name], name, made)
-
-
-def _replace(owner: Any, name: str, made: Callable[..., Any]) -> None:
-    original = vars(owner).get(name)
-    if callable(original):
-        _replaced.append((owner, name, original))
-        setattr(owner, name, _unless_training(original, made))
-
-
-def _unless_training(original: Callable[..., Any], fused: Callable[..., Any]) -> Callable[..., Any]:
-    def run(*args: Any, **kwargs: Any) -> Any:
-        # The operators have no backward formula.
-        return (original if torch.is_grad_enabled() else fused)(*args, **kwargs)
-
-    return run

@@ -20,6 +20,8 @@ def sized(func: Any, actual: tuple[Any, Any], count: int) -> Any:
 
     if packet is aten.nonzero:
         return made(count, source.dim())
+    if packet is aten.where and len(args) == 1:
+        return [made(count) for _ in range(source.dim())]
     if packet is aten.masked_select:
         return made(count, dtype=source.dtype)
     if packet is aten.index:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Callable, Hashable
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -19,14 +20,18 @@ from torch.utils import _pytree as pytree
 
 from ..errors import CaptureError, InputError, near
 from . import state
-from ._torch_private import autograd_node, intercepted, next_sequence_number, op_info
+from ._torch_private import active_autocast, autograd_node, intercepted, next_sequence_number
+from .autocast import casting
 from .fused import fused_operators
 from .gradients import BOUNDARY, GradientRepeats
+from .hints import Hints
 from .inputs import Inputs, home_device
-from .record import no_collection
+from .record import no_collection, work_of
 from .recorder import Recorder
 from .repeats import Leak
+from .replaced import replaced
 from .twins import Twins
+from .updates import OPTIMIZERS, Updates
 
 aten = torch.ops.aten
 _NO_NUMBER = 1 << 62
@@ -36,8 +41,13 @@ Loss = Callable[[Any], torch.Tensor]
 MAX_REFUSED = 8
 """After as many kinds of layers that could not be copied, all are run."""
 
-OPTIMIZERS = ("adamw", "sgd", "sgd-momentum")
-"""What `optimizer` may be: AdamW keeps two moments for each parameter, SGD none, SGD with momentum one."""
+AUTOCAST: dict[str, torch.dtype] = {
+    "bf16": torch.bfloat16,
+    "bfloat16": torch.bfloat16,
+    "fp16": torch.float16,
+    "float16": torch.float16,
+}
+"""What `autocast` may be."""
 
 
 def capture_training(
@@ -48,22 +58,31 @@ def capture_training(
     optimizer: str | None = "adamw",
     loss: Loss | None = None,
     train_mode: bool = False,
+    autocast: str | None = None,
+    master_weights: bool = False,
+    hints: Hints | None = None,
     repeats: bool = True,
 ) -> GraphModule:
     """Record forward, backward and optimizer step of `model(*args, **kwargs)` as one fx graph of ATen operators.
 
     `loss` makes a scalar of what the model returns; without it that is the model's own loss (`.loss`) where there is
-    one, else the sum of its floating-point outputs. With `train_mode`, modules are in training mode meanwhile. The
-    output of the graph is the loss and the gradients of the parameters in order. Nothing of the model is changed.
+    one, else the sum of its floating-point outputs. With `train_mode`, modules are in training mode meanwhile. With
+    `autocast` (`bfloat16` or `float16`) forward and loss run as under `torch.autocast`. With `master_weights` the
+    optimizer keeps a float32 copy of parameters of fewer bits, and its state in float32. `hints` are as of `capture`.
+    The output of the graph is the loss and the gradients of the parameters in order. Nothing of the model is changed.
     """
     if optimizer is not None and optimizer not in OPTIMIZERS:
         raise InputError(
             f"unknown optimizer {optimizer!r}{near(optimizer, OPTIMIZERS) or ';'} it must be one of "
             f"{', '.join(OPTIMIZERS)}, or None"
         )
+    if optimizer is None and master_weights:
+        raise InputError("master_weights are the optimizer's, and there is no optimizer; name one")
+    lowered = _autocast_dtype(autocast)
     if not callable(model):
         raise CaptureError(f"a {type(model).__name__} cannot be captured; pass a module or a function")
-    step = _Step(model, args, kwargs or {}, optimizer, loss, train_mode)
+    options = _Options(optimizer, loss, train_mode, lowered, master_weights, hints)
+    step = _Step(model, args, kwargs or {}, options)
     refused: set[Hashable] = set()
     while repeats and len(refused) < MAX_REFUSED:
         try:
@@ -73,6 +92,14 @@ def capture_training(
                 break
             refused.add(leak.built)
     return step.record(None)
+
+
+def _autocast_dtype(name: str | None) -> torch.dtype | None:
+    if name is None:
+        return active_autocast()
+    if name not in AUTOCAST:
+        raise InputError(f"autocast is {name!r}; it must be one of {', '.join(AUTOCAST)}, or None")
+    return AUTOCAST[name]
 
 
 class TrainingRecorder(Recorder):  # type: ignore[no-untyped-call]
@@ -164,38 +191,42 @@ class TrainingRecorder(Recorder):  # type: ignore[no-untyped-call]
             self.mark()
 
 
+@dataclass(frozen=True)
+class _Options:
+    optimizer: str | None
+    loss: Loss | None
+    train_mode: bool
+    autocast: torch.dtype | None
+    master_weights: bool
+    hints: Hints | None
+
+
 class _Step:
     """One training step to record; leaves the user's objects as they were."""
 
-    def __init__(
-        self,
-        model: Any,
-        args: tuple[Any, ...],
-        kwargs: dict[str, Any],
-        optimizer: str | None,
-        loss: Loss | None,
-        train_mode: bool,
-    ) -> None:
-        self.model, self.args, self.kwargs = model, args, kwargs
-        self.optimizer, self.loss, self.train_mode = optimizer, loss, train_mode
+    def __init__(self, model: Any, args: tuple[Any, ...], kwargs: dict[str, Any], options: _Options) -> None:
+        self.model, self.args, self.kwargs, self.options = model, args, kwargs, options
         owner = model if isinstance(model, torch.nn.Module) else getattr(model, "__self__", None)
         self.root = owner if isinstance(owner, torch.nn.Module) else None
 
     def record(self, refused: set[Hashable] | None) -> GraphModule:
         """Record the step. Repeated layers are copied but for those with `refused` fingerprints; None: all are run."""
-        saved, given = state.Saved(), state.Saved()
+        saved, given, options = state.Saved(), state.Saved(), self.options
         home = home_device(self.root, (self.args, self.kwargs))
         given.state((self.args, self.kwargs))
         name = getattr(self.model, "__name__", type(self.model).__name__)
         try:
             with no_collection(), torch.inference_mode(False), torch.enable_grad():
-                stand_ins = StandIns(self.root, saved, self.train_mode)
-                recorder = TrainingRecorder(self.root, name, home, refused=refused, saved=saved)
+                stand_ins = StandIns(self.root, saved, options.train_mode)
+                recorder = TrainingRecorder(
+                    self.root, name, home, refused=refused, saved=saved, work=work_of, hints=options.hints
+                )
                 args, kwargs = Inputs(recorder, self.model, ()).add(self.args, self.kwargs)
-                with intercepted(recorder), fused_operators(), recorder:
+                with casting(options.autocast), replaced(), intercepted(recorder), fused_operators(), recorder:
                     loss = self._run(recorder, args, kwargs)
                 with torch.no_grad():
-                    gradients = Updates(recorder, stand_ins.parameters).record(self.optimizer)
+                    updates = Updates(recorder, stand_ins.parameters, options.master_weights)
+                    gradients = updates.record(options.optimizer)
                 if isinstance(recorder.repeats, GradientRepeats):
                     recorder.repeats.drop_plans()
                 recorder.phase, recorder.owner = "forward", ""
@@ -207,7 +238,7 @@ class _Step:
     def _run(self, recorder: TrainingRecorder, args: Any, kwargs: Any) -> torch.Tensor:
         try:
             recorder.mark()
-            loss = (self.loss or total)(self.model(*args, **kwargs))
+            loss = (self.options.loss or total)(self.model(*args, **kwargs))
             if not isinstance(loss, torch.Tensor) or loss.numel() != 1:
                 found = f"a tensor of shape {tuple(loss.shape)}" if isinstance(loss, torch.Tensor) else type(loss)
                 raise CaptureError(f"the loss of {recorder.name} is {found}; it must be a tensor with one element")
@@ -280,53 +311,3 @@ class StandIns:
                 if own is not None:
                     setattr(holder, name, own)
         return graph
-
-
-class Updates:
-    """Records the optimizer: one fused operator for each parameter, which reads and writes exactly what torch's does.
-
-    Torch's fused optimizers refuse meta tensors, so the operator is written into the graph and not run.
-    """
-
-    def __init__(self, recorder: TrainingRecorder, parameters: list[torch.nn.Parameter]) -> None:
-        self.recorder = recorder
-        self.parameters = [p for p in parameters if p.requires_grad and p.grad is not None]
-
-    def record(self, optimizer: str | None) -> list[torch.Tensor]:
-        """Append the update of every parameter; returns the gradients."""
-        self.recorder.phase = "optimizer"
-        if optimizer is not None:
-            for parameter in self.parameters:
-                self.recorder.owner = self.recorder.owner_of(parameter)
-                name = self.recorder.names.tensor(parameter) or self.recorder.names.unique("parameter")
-                func, args, kwargs = _adamw() if optimizer == "adamw" else _sgd(optimizer == "sgd-momentum")
-                nodes = tuple([self._node(part, parameter, name)] if part else [] for part in args)
-                self.recorder.append(func, op_info(func), nodes, kwargs, None)
-        return [p.grad for p in self.parameters if p.grad is not None]
-
-    def _node(self, part: str, parameter: torch.nn.Parameter, name: str) -> Any:
-        if part == "parameter":
-            return self.recorder.node(parameter)
-        if part == "gradient":
-            assert parameter.grad is not None
-            return self.recorder.node(parameter.grad)
-        with self.recorder.paused():
-            if part == "step":
-                tensor = torch.zeros((), dtype=torch.float32, device="meta")
-            else:
-                tensor = torch.empty_like(parameter, requires_grad=False)
-        return self.recorder.attribute(tensor, f"optimizer.{name}.{part}")
-
-
-def _adamw() -> tuple[Any, tuple[str, ...], dict[str, Any]]:
-    """torch.optim.AdamW(fused=True) with its defaults; "" is an empty list."""
-    kwargs = {"lr": 1e-3, "beta1": 0.9, "beta2": 0.999, "weight_decay": 1e-2, "eps": 1e-8}
-    parts = ("parameter", "gradient", "exp_avg", "exp_avg_sq", "", "step")
-    return aten._fused_adamw_.default, parts, {**kwargs, "amsgrad": False, "maximize": False}
-
-
-def _sgd(momentum: bool) -> tuple[Any, tuple[str, ...], dict[str, Any]]:
-    """torch.optim.SGD(fused=True); its momentum is 0.9 where there is one."""
-    kwargs = {"weight_decay": 0.0, "momentum": 0.9 if momentum else 0.0, "lr": 1e-3, "dampening": 0.0}
-    parts = ("parameter", "gradient", "momentum_buffer" if momentum else "")
-    return aten._fused_sgd_.default, parts, {**kwargs, "nesterov": False, "maximize": False, "is_first_step": False}

@@ -20,13 +20,24 @@ from ._torch_private import op_info
 MAX_ELEMENTS = 1 << 22
 MAX_NODES = 20_000
 
+aten = torch.ops.aten
+_SHAPE_ONLY: dict[Any, int] = {
+    **{
+        packet.default: 0
+        for packet in (aten.full_like, aten.zeros_like, aten.ones_like, aten.new_full, aten.new_zeros, aten.new_ones)
+    },
+    **{packet.default: 1 for packet in (aten.expand_as, aten.view_as, aten.reshape_as, aten.type_as)},
+    aten.to.other: 1,
+}
+"""Operators that look only at the shape and dtype of the argument at this position, never at its values."""
+
 
 class Unknown(Exception):
     """A value that cannot be worked out; `why` completes "depends on ...", `advice` says what to do."""
 
-    def __init__(self, why: str, advice: str) -> None:
+    def __init__(self, why: str, advice: str, *, of_weights: bool = False) -> None:
         super().__init__(why)
-        self.why, self.advice = why, advice
+        self.why, self.advice, self.of_weights = why, advice, of_weights
 
 
 class Values:
@@ -85,7 +96,7 @@ class Values:
                 continue
             needed.add(node)
             self._check(node, len(needed))
-            pending += reversed(input_nodes(node))
+            pending += reversed(_read(node))
             for number in _numbers(node.meta["storage"]):
                 pending += self.writers.get(number, ())
         self._check_written(needed)
@@ -127,8 +138,27 @@ class Values:
         if node in self.assumed:
             self.used_assumptions[str(node.meta.get("input", node.name))] = None
             return self.assumed[node].expand(node.meta["val"].shape).clone()
+        at = _SHAPE_ONLY.get(node.target)
+        if at is not None:
+            return _of_shape(node, at, known)
         args, kwargs = map_arg((node.args, node.kwargs), known.__getitem__)
         return _call(node.target, args, kwargs)
+
+
+def _read(node: Node) -> list[Node]:
+    """The nodes whose values an operator looks at."""
+    at = _SHAPE_ONLY.get(node.target)
+    return input_nodes(node) if at is None else [n for i, n in enumerate(node.args) if i != at and isinstance(n, Node)]
+
+
+def _of_shape(node: Node, at: int, known: dict[Node, Any]) -> Any:
+    """The value of an operator that looks only at the shape of its argument `at`."""
+    like: Any = node.args[at]
+    rest: tuple[Any, ...] = tuple(map_arg(arg, known.__getitem__) for i, arg in enumerate(node.args) if i != at)
+    if at == 0:
+        return _call(node.target, (like.meta["val"], *rest), {**node.kwargs, "device": torch.device("cpu")})
+    shaped = torch.empty((), dtype=like.meta["val"].dtype).expand(like.meta["val"].shape)
+    return _call(node.target, (rest[0], shaped, *rest[1:]), dict(node.kwargs))
 
 
 def _call(target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -163,4 +193,5 @@ def _missing(node: Node) -> Unknown:
     what = _described(node)
     if node.op == "placeholder":
         return Unknown(f"{what}, whose values are not known", f"pass a real CPU tensor for {what.removeprefix('the ')}")
-    return Unknown(f"{what}, whose values are not known", f"give {what} real values on the CPU")
+    of_weights = node.meta["role"] == "weight"
+    return Unknown(f"{what}, whose values are not known", f"give {what} real values on the CPU", of_weights=of_weights)

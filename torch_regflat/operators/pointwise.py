@@ -10,7 +10,6 @@ from typing import Any
 
 import torch
 
-from ..workload import LoopNest
 from .registry import Call, Formula, Nests, operator
 from .shapes import elementwise, flat, packets
 
@@ -135,32 +134,6 @@ def _each(vector: float, special: float) -> Formula:
 
 for _vector, _special, _names in FOREACH:
     operator(*packets(aten, " ".join(f"_foreach_{name}" for name in _names.split())))(_each(_vector, _special))
-
-
-OPTIMIZERS = {"adam": (12.0, 2.0), "adamw": (13.0, 2.0), "sgd": (4.0, 0.0), "adagrad": (5.0, 2.0)}
-"""Vector and special operations a parameter: moments, bias correction, root, division, weight decay, step."""
-
-
-def _optimizer(vector: float, special: float) -> Formula:
-    def step(call: Call) -> Nests:
-        count = sum(t.numel() for t in call.arg("self", call.args[0]))
-        return _step(call, vector * count, special * count)
-
-    return step
-
-
-def _step(call: Call, vector: float, special: float) -> LoopNest:
-    """Reads parameters, gradients and state; writes parameters and state. Gradients are `(b!)` in the schema because a
-    gradient scaler divides them in place: without one they are only read."""
-    writes = call.out
-    if call.arg("grad_scale") is None:
-        count = len(call.arg("self", call.args[0]))
-        writes = [*call.out[:count], *call.out[2 * count :]]
-    return flat(call, call.inputs, writes, vector=vector, special=special, kind="pointwise")
-
-
-for _name, (_vector, _special) in OPTIMIZERS.items():
-    operator(*packets(aten, f"_fused_{_name}"))(_optimizer(_vector, _special))
 
 
 def is_pointwise(target: Any) -> bool:

@@ -1,7 +1,7 @@
 """State-space and linear-attention layers as one operator each: the scan over the tokens is a single kernel.
 
 Libraries run these recurrences as one kernel (mamba-ssm, flash-linear-attention); transformers without them runs a
-Python loop over tokens or chunks. `torch_regflat.capture.scans` puts these operators in place of the loop. They have
+Python loop over tokens or chunks. `torch_regflat.capture.scans` has these operators run in place of the loop. They have
 reference implementations, so that a captured graph can still be run.
 
 Work, with b batch, t tokens, d channels, n state size, h heads, p head size, g groups, L tokens a chunk:
