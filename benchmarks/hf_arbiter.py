@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import importlib
 import itertools
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -66,7 +67,7 @@ class NoCache(Exception):
 
 
 def one_line(error: BaseException) -> str:
-    text = " ".join(str(error).split())
+    text = " ".join(re.sub(r"\S*/site-packages/", "", str(error)).split())
     return f"{type(error).__name__}: {text}"[:400]
 
 
