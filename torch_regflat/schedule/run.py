@@ -15,14 +15,14 @@ from ..hardware.evidence import evidence_of
 from ..hardware.software import Software
 from ..result import ChipResult, Coverage, Fit, Interval, KernelCost, LevelCost, Part, Total, ends
 from ..workload import Operation, Workload
-from .intervals import Ends, Intervals, slots_of
+from .intervals import Ends, Intervals
 from .kernels import Kernel
 from .mapper.found import Objective
 from .residency import Residency, cached, managed
 from .search import choose
 from .select import Choice, Shuffle, bound_by
 from .shape import shape_of
-from .timeline import Slot
+from .timeline.chip import Slot, slots_of
 from .uncertainty import kind_of
 
 STREAM_RESERVE = 0.25

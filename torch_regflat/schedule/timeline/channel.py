@@ -52,6 +52,9 @@ class Channel:
                 rate = cap
             if rate > EPSILON:
                 end = begin + amount / rate
+                if not end > begin:
+                    # Shorter than the resolution of time.
+                    return done, 0.0 * amount
                 following = self.times[k + 1] if k + 1 < len(self.times) else math.inf
                 whole = end < following and end < until
                 if not whole:
@@ -63,6 +66,13 @@ class Channel:
                 amount = 0.0 * amount if whole else amount - (end - begin) * rate
             k += 1
         return done, amount
+
+    def first_free(self, start: float) -> float:
+        """The first time from `start` on at which anything is free."""
+        k = max(bisect_right(self.times, start) - 1, 0)
+        while k < len(self.free) - 1 and self.free[k] <= EPSILON:
+            k += 1
+        return self.times[k] if self.times[k] > start else start
 
     def idle(self, start: float, end: float) -> float:
         """Seconds of bandwidth that are free between two times."""

@@ -7,8 +7,9 @@ is only added and compared, so that it may be floats or scalars of torch; bytes 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from .channel import EPSILON, Channel, Segment
 from .graph import Data, Machine
@@ -96,7 +97,7 @@ class _Store:
 class Placer:
     """Places steps one by one. `after` are, for each task, the tasks it has to wait for."""
 
-    def __init__(self, data: dict[int, Data], after: Sequence[tuple[int, ...]], machine: Machine) -> None:
+    def __init__(self, data: Mapping[int, Data], after: Sequence[tuple[int, ...]], machine: Machine) -> None:
         self.data, self.after, self.machine = data, after, machine
         self.space, self.channel = Space(machine.capacity), Channel()
         self.result = Schedule()
@@ -110,7 +111,7 @@ class Placer:
         """When data that stays was first there whole."""
         self.stays: dict[int, Stay] = {}
         self.pending: list[_Store] = []
-        self.floor = 0.0
+        self.floor = self.blamed = 0.0
 
     def place(self, step: Step, timing: Timing) -> Placed:
         """Put one more task on the time line."""
@@ -158,11 +159,11 @@ class Placer:
         """Bytes of results that have no place on chip of their own while they leave."""
         total = sum(step.stores.values())
         passing = sum(size for d, size in step.stores.items() if d not in self.stays and d not in step.keeps)
-        return timing.store_bytes * passing / total if total else 0.0
+        return timing.store_bytes * (passing / total if total else 1.0)
 
     def _evict(self, step: Step, timing: Timing) -> None:
         """Give up data as soon as it was last used; what is dirty leaves first."""
-        total = sum(size for _, size in step.evicted)
+        total = sum(size for _, size in step.evicted) or 1.0
         for d, size in step.evicted:
             since = self.touched.get(d, 0.0)
             if size:
@@ -242,13 +243,14 @@ class _Task:
     ) -> None:
         self.owner, self.step, self.timing, self.ready, self.start = owner, step, timing, ready, start
         self.staged, self.kept_loads = staged, kept_loads
-        total = sum(step.loads.values())
+        total = timing.load_bytes
         self.streamed = 1.0 - min(kept_loads / total, 1.0) if total else 0.0
         """Share of the loads that does not stay."""
         most = (room + timing.workspace) / self.streamed if self.streamed else float("inf")
         self.most = min(most, timing.load_bytes)
         self.loaded_s = 0.0 * timing.load_s
-        self.blocked = 0.0
+        self.first: float | None = None
+        """When the channel could have begun to load ahead."""
         self.segments: list[Segment] = []
         self.due, self.late = self._late()
 
@@ -268,7 +270,7 @@ class _Task:
         go = self.start + timing.launch_s
         if owner.machine.prefetch and owner.machine.overlap:
             self._prefetch(go)
-        ahead = float(self.loaded_s / timing.load_s) * timing.load_bytes * self.streamed if timing.load_bytes else 0.0
+        ahead = number(self.loaded_s / timing.load_s) * timing.load_bytes * self.streamed if timing.load_bytes else 0.0
         end, progress, stores, left = self._compute(go)
         placed = Placed(
             self.step.task, self.start, go, end, {}, max(timing.workspace, ahead), self.staged
@@ -285,6 +287,7 @@ class _Task:
         if not timing.load_s:
             return
         first = owner.floor if self.late < 1.0 or self.due < owner.floor else self.due
+        first = self.first = owner.channel.first_free(first)
         steps = [*owner.space.limits(first, self.start), (self.start, self.most)] if first < self.start else []
         steps = steps or [(first if first > self.start else self.start, self.most)]
         for k, (begin, room) in enumerate(steps):
@@ -310,13 +313,8 @@ class _Task:
             self.segments += segments
             self.loaded_s = self.loaded_s + (wanted - left)
             for piece in segments:
-                size = float(piece.seconds / timing.load_s) * timing.load_bytes
+                size = number(piece.seconds / timing.load_s) * timing.load_bytes
                 owner.space.add(size, piece.start, self.start)
-            if not segments or left > small or share >= 1.0:
-                return
-            begin = segments[-1].end
-        if share < 1.0 and begin < until:
-            self.blocked += float(owner.channel.idle(begin, until))
 
     def _compute(self, go: float) -> tuple[float, list[Segment], list[Segment], float]:
         """End, progress (rates are shares of the task a second), segments of stores, and what is left of them."""
@@ -370,8 +368,10 @@ class _Task:
         """Share of the stores that need not leave at once: staged, or from data that stays."""
         owner, step = self.owner, self.step
         total = sum(step.stores.values())
-        if not total or self.staged:
+        if self.staged:
             return 1.0
+        if not total:
+            return 0.0
         return sum(size for d, size in step.stores.items() if d in owner.stays or d in step.keeps) / total
 
     def _take_space(self, placed: Placed) -> None:
@@ -408,12 +408,23 @@ class _Task:
             LAUNCH: placed.go_s - placed.start_s,
         }
         before = placed.start_s - self.ready
+        waits[CAPACITY] = waits[WRITE_BACK] = 0.0
         waits[WRITE_BACK if self.late == 1.0 and self.start == self.due - timing.launch_s else CAPACITY] = before
         during = placed.end_s - placed.go_s - timing.core_s
-        short = min(float(during), self.blocked)
-        waits[CAPACITY] = waits.get(CAPACITY, 0.0) + short
-        waits[BANDWIDTH] = during - short
-        placed.stalls = {cause: float(s) for cause, s in waits.items() if s > 1e-15}
+        if during > 0.0 and self.first is not None and self.first < placed.go_s:
+            # Bandwidth that was left over before it started had no room to load into; each second is blamed once.
+            first = self.first if self.first > owner.blamed else owner.blamed
+            idle = owner.channel.idle(first, placed.go_s)
+            owner.blamed = placed.go_s
+            waits[CAPACITY] += idle if idle < during else during
+            during = during - idle if idle < during else 0.0
+        waits[BANDWIDTH] = during
+        placed.stalls = {cause: number(s) for cause, s in waits.items() if s > 1e-15}
+
+
+def number(value: Any) -> float:
+    """A float of a float, or of a scalar of torch without its gradient."""
+    return float(value.detach()) if hasattr(value, "detach") else value
 
 
 def _latest(times: Sequence[float]) -> float:

@@ -18,6 +18,8 @@ from .plan import Step, plan
 
 EFFORT = 3000
 """Steps that may be placed in search of a better schedule."""
+SMALL = 40
+"""Up to so many tasks are worth a search."""
 KICKS = 2
 PATIENCE = 20
 """So many changes in a row that lead to nothing new end the search."""
@@ -43,7 +45,7 @@ def schedule(graph: Graph, machine: Machine, effort: int = EFFORT) -> Found:
 
 def placed(graph: Graph, machine: Machine, steps: Sequence[Step], after: Sequence[tuple[int, ...]]) -> Schedule:
     """The steps of a plan in time."""
-    placer = Placer(dict(graph.data), after, machine)
+    placer = Placer(graph.data, after, machine)
     for step in steps:
         placer.place(step, timing(graph.tasks[step.task], step, machine))
     return placer.finish()
@@ -68,7 +70,8 @@ def timing(task: Task, step: Step, machine: Machine) -> Timing:
 
 class _Search:
     def __init__(self, graph: Graph, machine: Machine, effort: int) -> None:
-        self.graph, self.machine, self.left = graph, machine, effort
+        self.graph, self.machine = graph, machine
+        self.left = effort if len(graph.tasks) <= SMALL else 1
         self.after = graph.waits_for()
         self.goal = lower_bound(graph, machine) / _BETTER
         self.best: Found | None = None
@@ -153,7 +156,7 @@ class _Search:
         """The program's order, the longest chain first, the shortest load first, the most space freed first."""
         count = len(self.graph.tasks)
         yield tuple(range(count))
-        if self.left < 4 * count:
+        if count > SMALL:
             return
         tail = self._tails()
         yield self._listed(lambda i: (-tail[i], i))

@@ -42,15 +42,21 @@ class Space:
         return self.times[k] if self.times[k] > start else start
 
     def limits(self, start: float, end: float) -> list[tuple[float, float]]:
-        """(time, bytes free from then on until `end`), from `start` to `end`, where it changes."""
+        """(time, bytes free from then on until `end`), from `start` to `end`, where it changes and anything is free."""
         first = max(bisect_right(self.times, start) - 1, 0)
         k = len(self.times) - 1
         while k > first and self.times[k] >= end:
             k -= 1
         found: list[tuple[float, float]] = []
         free = math.inf
+        most = -math.inf
         while k >= first:
-            free = min(free, self.capacity - self.taken[k])
+            if self.taken[k] > most:
+                most = self.taken[k]
+                if self.capacity - most <= self.slack:
+                    # Nothing fits before the next time.
+                    break
+            free = self.capacity - most
             time = self.times[k] if self.times[k] > start else start
             if found and found[-1][1] == free:
                 found[-1] = (time, free)
@@ -64,7 +70,7 @@ class Space:
         """Nothing will be asked of times before this any more."""
         k = bisect_right(self.times, before) - 1
         if k > 0:
-            self.history.extend((float(t), b) for t, b in zip(self.times[:k], self.taken[:k], strict=True))
+            self.history.extendzip(self.times[:k], self.taken[:k], strict=True)
             del self.times[:k], self.taken[:k]
 
     @property
@@ -75,7 +81,7 @@ class Space:
     def curve(self) -> list[tuple[float, float]]:
         """(time, bytes taken from then on) over all time, where it changes."""
         found: list[tuple[float, float]] = []
-        for time, size in (*self.history, *zip(map(float, self.times), self.taken, strict=True)):
+        for time, size in (*self.history, *zip(self.times, self.taken, strict=True)):
             size = max(size, 0.0) if size > self.slack else 0.0
             if not found or found[-1][1] != size:
                 found.append((time, size))
