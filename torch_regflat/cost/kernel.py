@@ -106,9 +106,7 @@ def evaluate(move: Movement, kernels: KernelTensors, chip: ChipTensors, rates: R
     compute = kernels.work * rates.energy + vector_flops * chip.vector_energy
     far_bits = (move.read_bytes[-1] + move.write_bytes[-1]) * 8.0
     # What a board is known to spend on a product replaces the sum of its parts, which are estimates.
-    # Attention keeps one factor of its products in registers, where engines would fetch both from memory.
-    kept = torch.where(kernels.attention * rates.runs_ahead > 0, chip.attention_energy, torch.ones_like(rates.board))
-    known = kernels.work * rates.board * kept + vector_flops * chip.vector_energy
+    known = kernels.work * rates.board + vector_flops * chip.vector_energy
     parts = _total(level_energy[:-1]) + compute
     shrink = torch.clamp(known / torch.clamp(parts, min=_TINY), max=1.0)
     shrink = torch.where(kernels.work * rates.board > 0.0, shrink, torch.ones_like(shrink))
