@@ -28,8 +28,9 @@ class Movement:
 
     `read_bytes` and `write_bytes` run over the chip's levels, nearest the engines first. `core_s` are the seconds each
     on-chip resource needs at the nominal clock, `external_s` those of the external memory, `overhead_s` what cannot
-    overlap with either. `operand_far_bytes` splits the external traffic by operand position. `fits` has
-    a check for each on-chip level that can refuse a mapping. Tensors are kept as small as what they depend on.
+    overlap with either. `operand_far_bytes` splits the external traffic by operand position, `operand_core_bytes`,
+    where it is known, what cores and their shared cache exchange. `fits` has a check for each on-chip level that can
+    refuse a mapping. Tensors are kept as small as what they depend on.
     """
 
     read_bytes: tuple[Tensor, ...]
@@ -39,6 +40,7 @@ class Movement:
     overhead_s: Tensor
     operand_far_bytes: tuple[Tensor, ...]
     fits: dict[str, Tensor]
+    operand_core_bytes: tuple[Tensor, ...] = ()
 
     @property
     def legal(self) -> Tensor:
