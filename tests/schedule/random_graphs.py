@@ -7,8 +7,8 @@ import random
 from torch_regflat.schedule.timeline.graph import Data, Graph, Machine, Task
 
 
-def random_graph(rng: random.Random, most: int, engines: int = 1) -> Graph:
-    """Up to `most` tasks that read earlier results and data from outside, some of it in part, some of it twice."""
+def random_graph(rng: random.Random, most: int, engines: int = 1, parts: bool = True) -> Graph:
+    """Up to `most` tasks that read earlier results and data from outside, some of it twice, and with `parts` in part."""
     data = {d: Data(rng.randint(1, 40), outside=True) for d in range(rng.randint(1, most))}
     sources = list(data)
     results: list[int] = []
@@ -16,11 +16,11 @@ def random_graph(rng: random.Random, most: int, engines: int = 1) -> Graph:
     for _ in range(rng.randint(2, most)):
         reads = {}
         for d in (*rng.sample(results, min(len(results), rng.randint(0, 2))), *rng.sample(sources, rng.randint(0, 1))):
-            reads[d] = data[d].size * (rng.uniform(0.0, 0.9) if rng.random() < 0.1 else 1.0)
+            reads[d] = data[d].size * (rng.uniform(0.0, 0.9) if parts and rng.random() < 0.1 else 1.0)
         writes = {}
         if results and rng.random() < 0.15:
             d = rng.choice(results)
-            writes[d] = data[d].size * rng.choice((0.25, 1.0))
+            writes[d] = data[d].size * (rng.choice((0.25, 1.0)) if parts else 1.0)
             if rng.random() < 0.7:
                 reads.setdefault(d, data[d].size)
         if not writes or rng.random() < 0.3:

@@ -57,12 +57,16 @@ class _Planner:
         self.reserve = reserve
         self.reads: dict[int, list[int]] = {}
         self.last_write: dict[int, int] = {}
+        self.overwrites: dict[int, list[int]] = {}
+        """Positions at which data is written whole, the next one last."""
         for position, index in enumerate(order):
             for d in graph.tasks[index].reads:
                 self.reads.setdefault(d, []).append(position)
-            for d in graph.tasks[index].writes:
+            for d, size in graph.tasks[index].writes.items():
                 self.last_write[d] = position
-        for uses in self.reads.values():
+                if size >= graph.data[d].size * WHOLE:
+                    self.overwrites.setdefault(d, []).append(position)
+        for uses in (*self.reads.values(), *self.overwrites.values()):
             uses.reverse()
         self.held: dict[int, float] = {}
         self.dirty: dict[int, float] = {}
@@ -81,9 +85,9 @@ class _Planner:
                 f"task {index} needs {task.workspace:.0f} bytes of buffers on chip, which has {self.capacity:.0f}"
             )
         for d in (*task.reads, *task.writes):
-            uses = self.reads.get(d)
-            while uses and uses[-1] <= position:
-                uses.pop()
+            for uses in (self.reads.get(d), self.overwrites.get(d)):
+                while uses and uses[-1] <= position:
+                    uses.pop()
         busy = {*task.reads, *task.writes}
         self._evict(self.total + task.workspace - self.capacity, math.inf, busy, step, force=True)
         step.found = {d for d in task.reads if d in self.held}
@@ -115,9 +119,14 @@ class _Planner:
             self.dirty[d] = min(self.dirty.get(d, 0.0) + size, data.size)
         elif d in self.held:
             step.stores[d] = min(self.dirty.pop(d, 0.0) + size, max(data.size, size))
-        elif final or data.leaves or self._next(d) < math.inf:
+        elif final or ((data.leaves or self._next(d) < math.inf) and not self._is_dead(d)):
             step.stores[d] = size
         self._touch(d)
+
+    def _is_dead(self, d: int) -> bool:
+        """Whether it is written whole before anything reads it again."""
+        overwrites = self.overwrites.get(d)
+        return overwrites[-1] < self._next(d) if overwrites else False
 
     def _stays(self, d: int, size: float, index: int) -> bool:
         whole = size >= self.graph.data[d].size * WHOLE
@@ -165,7 +174,8 @@ class _Planner:
 
     def _free(self, d: int, step: Step) -> None:
         """Give up the space of data after this task: it is dead, or was told not to stay."""
-        if d in self.dirty and (self.graph.data[d].leaves or self._next(d) < math.inf):
+        needed = self.graph.data[d].leaves or self._next(d) < math.inf
+        if d in self.dirty and needed and not self._is_dead(d):
             step.stores[d] = step.stores.get(d, 0.0) + self.dirty[d]
         self._drop(d)
         step.freed.append(d)

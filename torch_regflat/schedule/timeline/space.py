@@ -70,7 +70,7 @@ class Space:
         """Nothing will be asked of times before this any more."""
         k = bisect_right(self.times, before) - 1
         if k > 0:
-            self.history.extendzip(self.times[:k], self.taken[:k], strict=True)
+            self.history.extend(zip(self.times[:k], self.taken[:k], strict=True))
             del self.times[:k], self.taken[:k]
 
     @property
