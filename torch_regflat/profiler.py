@@ -43,11 +43,12 @@ from .schedule.explain import explain
 from .schedule.fit import fit as does_it_fit
 from .schedule.kernels import form_kernels
 from .schedule.modes import Execution
-from .schedule.run import check_dtypes, coverage, main_dtype, run
+from .schedule.run import check_dtypes, coverage, main_dtype, run, timeline
 from .schedule.select import check
 from .schedule.sensitivity import Sensitivity
 from .schedule.serving import served
 from .schedule.tile import annotate
+from .timeline import Timeline
 from .workload import Workload, with_kv_bits
 
 if TYPE_CHECKING:
@@ -106,6 +107,17 @@ class Profile:
         kernels = form_kernels(self.workload, self.execution.mode)
         software, conditions = self.execution.software_of(found), self.execution.mode.conditions
         return explain(self.workload, kernels, found, software, path, losers, conditions)
+
+    def timeline(self, chip: str | None = None) -> Timeline:
+        """When every kernel and every transfer runs on a chip (the first, unless named), and what they waited for.
+
+        It is made anew, and not saved with the profile, for it is much longer than the profile itself.
+        """
+        found = self._chip(chip)
+        kernels = form_kernels(self.workload, self.execution.mode)
+        return timeline(
+            self.workload, kernels, found, self.execution.software_of(found), self.execution.mode.conditions
+        )
 
     def _chip(self, name: str | None) -> Chip:
         self[name or self.hardware[0].name]

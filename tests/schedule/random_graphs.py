@@ -8,7 +8,7 @@ from torch_regflat.schedule.timeline.graph import Data, Graph, Machine, Task
 
 
 def random_graph(rng: random.Random, most: int, engines: int = 1, parts: bool = True) -> Graph:
-    """Up to `most` tasks that read earlier results and data from outside, some of it twice, and with `parts` in part."""
+    """Up to `most` tasks that read earlier results and data from outside, some of it twice, with `parts` in part."""
     data = {d: Data(rng.randint(1, 40), outside=True) for d in range(rng.randint(1, most))}
     sources = list(data)
     results: list[int] = []

@@ -36,7 +36,8 @@ def _engines(graph: Graph, schedule: Schedule) -> Iterator[str]:
             yield f"task {i} computes faster than it can"
         for j in range(i):
             other = graph.tasks[j]
-            clash = other.writes.keys() & (task.reads.keys() | task.writes.keys()) or other.reads.keys() & task.writes.keys()
+            clash = other.writes.keys() & (task.reads.keys() | task.writes.keys())
+            clash = clash or other.reads.keys() & task.writes.keys()
             if (clash or j in task.after) and placed.start_s < by_task[j].end_s - TOLERANCE:
                 yield f"task {i} starts before task {j} has ended"
     for engine in {task.engine for task in graph.tasks}:
@@ -129,10 +130,13 @@ class _Data:
         load, store = self.by.get((placed.task, "load")), self.by.get((placed.task, "store"))
         times = {s for t in (load, store) if t for segment in t.segments for s in (segment.start, segment.end)}
         for time in sorted({*times, placed.go_s, placed.end_s}):
-            done = min((time - placed.go_s) / task.core_s, 1.0) if task.core_s else float(time >= placed.go_s - TOLERANCE)
+            done = float(time >= placed.go_s - TOLERANCE)
+            if task.core_s:
+                done = min((time - placed.go_s) / task.core_s, 1.0)
             if load and load.size:
                 loaded = moved(load, time, self.machine) / load.size
-                if time >= placed.go_s and loaded < 1.0 - TOLERANCE and placed.end_s + TOLERANCE < time + task.core_s * (1.0 - loaded):
+                least = time + task.core_s * (1.0 - loaded)
+                if time >= placed.go_s and loaded < 1.0 - TOLERANCE and placed.end_s + TOLERANCE < least:
                     yield f"task {placed.task} ends before what it loads can be computed"
                 done = min(done, loaded)
             if store and moved(store, time, self.machine) > max(done, 0.0) * store.size + TOLERANCE * store.size:

@@ -11,7 +11,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from torch_regflat.cost.shapes import KernelShape
-from torch_regflat.schedule.residency import Residency
 from torch_regflat.schedule.select import Choice
 from torch_regflat.schedule.timeline.bounds import compulsory_bytes
 from torch_regflat.schedule.timeline.chip import serial
@@ -88,8 +87,8 @@ def test_transfers_at_the_same_time_share_the_bandwidth() -> None:
 
 def test_what_is_evicted_while_it_is_needed_is_written_back_and_loaded_again() -> None:
     data = {0: Data(6.0), 1: Data(6.0), 2: Data(1.0, leaves=True), 3: Data(1.0, leaves=True)}
-    tasks = [Task(1.0, {}, {0: 6.0}), Task(1.0, {}, {1: 6.0}), Task(1.0, {1: 6.0}, {2: 1.0}), Task(1.0, {0: 6.0}, {3: 1.0})]
-    graph = Graph(tasks, data)
+    uses = [({}, {0: 6.0}), ({}, {1: 6.0}), ({1: 6.0}, {2: 1.0}), ({0: 6.0}, {3: 1.0})]
+    graph = Graph([Task(1.0, reads, writes) for reads, writes in uses], data)
     roomy, tight = (schedule(graph, Machine(capacity, 1.0), effort=1).schedule for capacity in (20.0, 8.0))
     # Results leave at the pace of their making.
     assert roomy.end_s == pytest.approx(4.0)

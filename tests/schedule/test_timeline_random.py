@@ -60,7 +60,8 @@ def broken(what: str) -> tuple[Schedule, list[str]]:
         last.start_s, last.go_s, last.end_s = 0.0, last.go_s - last.start_s, last.end_s - last.start_s
     elif what == "bandwidth":
         for transfer in found.transfers:
-            transfer.segments[:] = [Segment(s.start, s.start + (s.end - s.start) / 2, s.rate * 2) for s in transfer.segments]
+            halves = [Segment(s.start, (s.start + s.end) / 2, s.rate * 2) for s in transfer.segments]
+            transfer.segments[:] = halves
     elif what == "capacity":
         machine = dataclasses.replace(machine, capacity=max(b for _, b in found.occupancy) * 0.8)
     elif what == "lost data":

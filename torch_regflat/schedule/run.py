@@ -14,6 +14,7 @@ from ..hardware.chip import Chip
 from ..hardware.evidence import evidence_of
 from ..hardware.software import Software
 from ..result import ChipResult, Coverage, Fit, Interval, KernelCost, LevelCost, Part, Total, ends
+from ..timeline import KernelSpan, Timeline, TransferSpan
 from ..workload import Operation, Workload
 from .intervals import Ends, Intervals
 from .kernels import Kernel
@@ -22,7 +23,7 @@ from .residency import Residency, cached, managed
 from .search import choose
 from .select import Choice, Shuffle, bound_by
 from .shape import shape_of
-from .timeline.chip import Slot, slots_of
+from .timeline.chip import Slot, schedule_of, slots_of, stalls_of
 from .uncertainty import kind_of
 
 STREAM_RESERVE = 0.25
@@ -79,6 +80,45 @@ def run_all(
     priced, intervals = price(chip), Intervals(chip, evidence.kind, price)
     maker = _Maker(chip, str(evidence), priced, intervals)
     return [maker.result(*one) for one in zip(jobs, places, shapes, strict=True)]
+
+
+def timeline(
+    workload: Workload, kernels: list[Kernel], chip: Chip, software: Software, conditions: Conditions = SCHEDULED
+) -> Timeline:
+    """Every kernel and every transfer of `run` in time, and what lies on chip."""
+    places = places_of(kernels, workload, chip, software, conditions)
+    shapes = [shape_of(kernel, place, workload) for kernel, place in zip(kernels, places, strict=True)]
+    distinct = list(dict.fromkeys(shapes))
+    priced = dict(zip(distinct, choose(distinct, chip, software, conditions=conditions), strict=True))
+    schedule = schedule_of(chip, [priced[shape] for shape in shapes], places)
+    stalls = stalls_of(schedule)
+    names = {t: tensor.name or f"{tensor.role} {t}" for t, tensor in workload.tensors.items()}
+    return Timeline(
+        chip=chip.name,
+        latency_s=schedule.end_s,
+        computing_s=schedule.end_s - math.fsum(stalls.values()),
+        stalls_s=stalls,
+        kernels=tuple(
+            KernelSpan(_name(kernel), kernel.path, one.start_s, one.go_s, one.end_s, one.stalls)
+            for kernel, one in zip(kernels, schedule.tasks, strict=True)
+        ),
+        transfers=tuple(
+            TransferSpan(
+                kernel=one.task,
+                what=one.what,
+                resource=chip.external.name,
+                tensors=tuple(names[t] for t in one.data),
+                size_bytes=one.size,
+                start_s=one.segments[0].start,
+                end_s=one.segments[-1].end,
+                waited_for=one.waited_for,
+            )
+            for one in schedule.transfers
+            if one.segments
+        ),
+        on_chip=tuple(schedule.occupancy),
+        capacity_bytes=chip.on_chip[-1].usable_bytes,
+    )
 
 
 class _Maker:
@@ -203,7 +243,7 @@ class _Pricer:
         peak = _peak(self.chip, shape.dtype)
         traffic = zip(self.levels, choice.read_bytes, choice.write_bytes, strict=True)
         return _Known(
-            name="+".join(dict.fromkeys(_short(op.target) for op in kernel.operations)),
+            name=_name(kernel),
             shares=tuple(s / total if total else 1.0 / len(alone) for s in alone),
             part_flops=tuple((op.flops, math.fsum(nest.work * share for nest in op.nests)) for op in kernel.operations),
             flops=sum(op.flops for op in kernel.operations),
@@ -341,6 +381,10 @@ def check_dtypes(kernels: Sequence[Kernel], chip: Chip) -> None:
                         f"{chip.name} cannot compute in {nest.dtype}, which {op.path or 'the model'} ({op.target}) "
                         f"needs; it does {does}: choose another dtype or chip"
                     )
+
+
+def _name(kernel: Kernel) -> str:
+    return "+".join(dict.fromkeys(_short(op.target) for op in kernel.operations))
 
 
 def _short(target: str) -> str:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from ...hardware.chip import Chip
 from .channel import Segment
 from .graph import Machine
-from .place import BANDWIDTH, DEPENDENCY, LAUNCH, STORES, Placed, Placer, Schedule, Timing, Transfer, number
+from .place import BANDWIDTH, DEPENDENCY, KERNEL, LAUNCH, STORES, Placed, Placer, Schedule, Timing, Transfer, number
 
 if TYPE_CHECKING:
     from ..residency import Residency
@@ -92,8 +92,13 @@ def _slots(schedule: Schedule) -> list[Slot]:
     return slots
 
 
+def schedule_of(chip: Chip, choices: Sequence[Choice], places: Sequence[Residency]) -> Schedule:
+    """Every kernel and transfer in time, by the chip's kind of memory."""
+    return streamed(choices) if chip.memory_system == "cache" else placed(chip, choices, places)
+
+
 def streamed(choices: Sequence[Choice]) -> Schedule:
-    """The same record for kernels of one stream on a cache hierarchy: launch, then loads and stores beside computing."""
+    """Kernels of one stream on a cache hierarchy: launched, then loading and storing while they compute."""
     result = Schedule()
     for index, (choice, slot) in enumerate(zip(choices, serial(choices), strict=True)):
         go = slot.start_s + choice.overhead_s
@@ -107,7 +112,7 @@ def streamed(choices: Sequence[Choice]) -> Schedule:
         for what, size in (("load", choice.read_bytes[-1]), ("store", choice.write_bytes[-1])):
             if size and busy:
                 result.transfers.append(
-                    Transfer(index, what, (), size, [Segment(go, slot.end_s, busy * size / moved)])
+                    Transfer(index, what, (), size, [Segment(go, slot.end_s, busy * size / moved)], KERNEL)
                 )
         result.end_s = slot.end_s
     return result

@@ -17,7 +17,7 @@ from .plan import Step
 from .space import Space
 
 BANDWIDTH, CAPACITY, WRITE_BACK, DEPENDENCY = "external bandwidth", "on-chip capacity", "write-back", "dependency"
-LAUNCH, STORES = "launch", "stores at the end"
+LAUNCH, STORES, AHEAD, KERNEL = "launch", "stores at the end", "look-ahead", "kernel"
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,13 +37,17 @@ class Timing:
 
 @dataclass(slots=True)
 class Transfer:
-    """Bytes of some data that cross the border for a task: `load`, `store` or `write-back`."""
+    """Bytes of some data that cross the border for a task: `load`, `store` or `write-back`.
+
+    `waited_for` says why it did not start sooner; `KERNEL` where it moves as its task computes.
+    """
 
     task: int
     what: str
     data: tuple[int, ...]
     size: float
     segments: list[Segment]
+    waited_for: str = ""
 
 
 @dataclass(slots=True)
@@ -170,7 +174,7 @@ class Placer:
                 since = since if since > self.space.start else self.space.start
                 since = since if self.machine.overlap else self._idle_from(since)
                 segments, _ = self.channel.take(since, timing.evict_s * (size / total))
-                self.result.transfers.append(Transfer(step.task, "write-back", (d,), size, segments))
+                self.result.transfers.append(Transfer(step.task, "write-back", (d,), size, segments, KERNEL))
                 since = segments[-1].end if segments else since
                 self.outside[d] = (since, size)
             self.release(d, since)
@@ -387,17 +391,31 @@ class _Task:
         owner, step, timing = self.owner, self.step, self.timing
         if timing.load_s > 0.0:
             moved = Transfer(step.task, "load", tuple(step.loads), timing.load_bytes, self.segments)
+            moved.waited_for = self._waited_for(placed)
             owner.result.transfers.append(moved)
         if owner.pending:
             owner._settle()
         if timing.store_s > 0.0:
-            moved = Transfer(step.task, "store", tuple(step.stores), timing.store_bytes, stores)
+            moved = Transfer(step.task, "store", tuple(step.stores), timing.store_bytes, stores, KERNEL)
             owner.result.transfers.append(moved)
             owner.pending.append(_Store(moved, left, placed.end_s, self.staged))
             if not left > 0.0:
                 owner._settle()
         elif step.stores:
             owner.outside.update({d: (placed.end_s, size) for d, size in step.stores.items()})
+
+    def _waited_for(self, placed: Placed) -> str:
+        """Why the load did not start sooner."""
+        begin = self.segments[0].start if self.segments else placed.go_s
+        if not begin > 0.0:
+            return ""
+        if self.late == 1.0 and begin <= self.due:
+            return WRITE_BACK
+        if self.first is None:
+            return KERNEL
+        if begin > self.first:
+            return CAPACITY
+        return BANDWIDTH if begin > self.owner.floor else AHEAD
 
     def _explain(self, placed: Placed) -> None:
         """Say what the engine waited for."""

@@ -19,8 +19,9 @@ from .graph import WHOLE, Graph
 class Step:
     """One task as planned. `found` lies on chip; `loads` and `stores` are bytes that cross the border by data.
 
-    `updates` is what lies on chip and is written there; `keeps` what takes space from this task on, whole; `evicted` what gives up its space before it, with the bytes
-    to be written back; `freed` what is dead after it. `held` bytes are taken while it runs, its workspace apart.
+    `updates` is what is written where it lies on chip. `keeps` takes space from this task on, whole. `evicted` gives up
+    its space before it, with the bytes to be written back; `freed` gives it up after it. `held` bytes are taken while
+    it runs, its workspace apart.
     """
 
     task: int
