@@ -41,6 +41,7 @@ from .report import files, text
 from .result import ChipResult, Coverage, Elasticity, Explanation, Result, Total
 from .schedule.explain import explain
 from .schedule.fit import fit as does_it_fit
+from .schedule.intervals import Prices
 from .schedule.kernels import form_kernels
 from .schedule.modes import Execution
 from .schedule.run import check_dtypes, coverage, main_dtype, run, timeline
@@ -72,6 +73,8 @@ class Profile:
     workload: Workload = field(repr=False)
     hardware: tuple[Chip, ...] = field(repr=False)
     execution: Execution = field(default_factory=Execution, repr=False)
+    prices: dict[str, Prices] = field(default_factory=dict, repr=False, compare=False)
+    """By chip, what was found for distinct kernels: it spares `timeline` a search."""
 
     def __getitem__(self, chip: str) -> ChipResult:
         for found in self.result.chips:
@@ -115,9 +118,9 @@ class Profile:
         """
         found = self._chip(chip)
         kernels = form_kernels(self.workload, self.execution.mode)
-        return timeline(
-            self.workload, kernels, found, self.execution.software_of(found), self.execution.mode.conditions
-        )
+        software, conditions = self.execution.software_of(found), self.execution.mode.conditions
+        with _guard():
+            return timeline(self.workload, kernels, found, software, conditions, self.prices.get(found.name))
 
     def _chip(self, name: str | None) -> Chip:
         self[name or self.hardware[0].name]
@@ -448,6 +451,7 @@ def _finish(
         work = served(work)
     kernels = form_kernels(work, execution.mode)
     results = []
+    prices: dict[str, Prices] = {chip.name: {} for chip in chips}
     for chip in chips:
         check_dtypes(kernels, chip)
         fits = does_it_fit(work, chip, weights_bytes)
@@ -458,7 +462,8 @@ def _finish(
                 "without strict it is priced as if it did"
             )
         software = execution.software_of(chip)
-        results.append(run(work, kernels, chip, software, fits, conditions=execution.mode.conditions))
+        conditions = execution.mode.conditions
+        results.append(run(work, kernels, chip, software, fits, conditions=conditions, prices=prices[chip.name]))
         annotate(graph, kernels, results[-1])
     return Profile(
         result=Result(
@@ -479,6 +484,7 @@ def _finish(
         workload=work,
         hardware=tuple(chips),
         execution=execution,
+        prices=prices,
     )
 
 

@@ -1,4 +1,4 @@
-"""Time lines of real models on real chips: the profile's own latency, told kernel by kernel and transfer by transfer."""
+"""Time lines of real models on real chips: the profile's latency, kernel by kernel and transfer by transfer."""
 
 from __future__ import annotations
 

@@ -16,7 +16,7 @@ from ..hardware.software import Software
 from ..result import ChipResult, Coverage, Fit, Interval, KernelCost, LevelCost, Part, Total, ends
 from ..timeline import KernelSpan, Timeline, TransferSpan
 from ..workload import Operation, Workload
-from .intervals import Ends, Intervals
+from .intervals import Ends, Intervals, Prices
 from .kernels import Kernel
 from .mapper.found import Objective
 from .residency import Residency, cached, managed
@@ -49,10 +49,14 @@ def run(
     objective: Objective = "latency",
     shuffle: Shuffle | None = None,
     conditions: Conditions = SCHEDULED,
+    prices: Prices | None = None,
 ) -> ChipResult:
-    """Price `kernels` (from `form_kernels`) on `chip`. `shuffle` reorders candidates and must not matter."""
+    """Price `kernels` (from `form_kernels`) on `chip`. `shuffle` reorders candidates and must not matter.
+
+    What distinct kernels cost is added to `prices`, for `timeline` to use.
+    """
     job = Job(workload, kernels, fit)
-    return run_all([job], chip, software, objective=objective, shuffle=shuffle, conditions=conditions)[0]
+    return run_all([job], chip, software, objective=objective, shuffle=shuffle, conditions=conditions, prices=prices)[0]
 
 
 def run_all(
@@ -63,6 +67,7 @@ def run_all(
     objective: Objective = "latency",
     shuffle: Shuffle | None = None,
     conditions: Conditions = SCHEDULED,
+    prices: Prices | None = None,
 ) -> list[ChipResult]:
     """Price many workloads that have nothing to do with each other; equal kernels of all are priced once, together."""
     places = [places_of(job.kernels, job.workload, chip, software, conditions) for job in jobs]
@@ -78,18 +83,27 @@ def run_all(
 
     evidence = evidence_of(chip)
     priced, intervals = price(chip), Intervals(chip, evidence.kind, price)
+    if prices is not None:
+        prices.update(priced)
     maker = _Maker(chip, str(evidence), priced, intervals)
     return [maker.result(*one) for one in zip(jobs, places, shapes, strict=True)]
 
 
 def timeline(
-    workload: Workload, kernels: list[Kernel], chip: Chip, software: Software, conditions: Conditions = SCHEDULED
+    workload: Workload,
+    kernels: list[Kernel],
+    chip: Chip,
+    software: Software,
+    conditions: Conditions = SCHEDULED,
+    prices: Prices | None = None,
 ) -> Timeline:
-    """Every kernel and every transfer of `run` in time, and what lies on chip."""
+    """Every kernel and every transfer of `run` in time, and what lies on chip. `prices` are those that `run` found."""
     places = places_of(kernels, workload, chip, software, conditions)
     shapes = [shape_of(kernel, place, workload) for kernel, place in zip(kernels, places, strict=True)]
-    distinct = list(dict.fromkeys(shapes))
-    priced = dict(zip(distinct, choose(distinct, chip, software, conditions=conditions), strict=True))
+    priced = dict(prices or {})
+    missing = [shape for shape in dict.fromkeys(shapes) if shape not in priced]
+    if missing:
+        priced.update(zip(missing, choose(missing, chip, software, conditions=conditions), strict=True))
     schedule = schedule_of(chip, [priced[shape] for shape in shapes], places)
     stalls = stalls_of(schedule)
     names = {t: tensor.name or f"{tensor.role} {t}" for t, tensor in workload.tensors.items()}
