@@ -63,8 +63,8 @@ def _norm(rng: Random, dtype: str) -> dict[str, Any] | None:
 
 
 def _streaming(rng: Random, dtype: str, ops: Sequence[str], cols: int) -> dict[str, Any] | None:
-    found = {"op": rng.choice(ops), "rows": max(1, _log(rng, 2**16, 2**29) // cols), "cols": cols}
-    return found if 3 * found["rows"] * cols * BYTES[dtype] <= MOST_BYTES else None
+    op, rows = rng.choice(ops), max(1, _log(rng, 2**16, 2**29) // cols)
+    return {"op": op, "rows": rows, "cols": cols} if 3 * rows * cols * BYTES[dtype] <= MOST_BYTES else None
 
 
 def _heads(rng: Random) -> dict[str, int]:
