@@ -100,7 +100,7 @@ def _text(value: str | bytes) -> str:
 
 @dataclass
 class CudaDevice:
-    """The current CUDA device. TF32 is off while it is `ready`."""
+    """The current CUDA device. Raises `InputError` where there is none."""
 
     name: str = field(default_factory=lambda: gpu_name("measuring"))
 
