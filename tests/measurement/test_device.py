@@ -2,15 +2,28 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import math
+import weakref
+from collections.abc import Iterator
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 
-from torch_regflat.measurement.device import SAMPLE_S, Meter, Timing, features, full_precision, repeat, rounds_of
+from torch_regflat.measurement import device
+from torch_regflat.measurement.device import (
+    SAMPLE_S,
+    CudaDevice,
+    Meter,
+    Timing,
+    features,
+    full_precision,
+    repeat,
+    rounds_of,
+)  # fmt: skip
 
 
 class Clock:
@@ -117,3 +130,95 @@ def test_tf32_is_off_meanwhile() -> None:
     with full_precision():
         assert not torch.backends.cuda.matmul.allow_tf32 and not torch.backends.cudnn.allow_tf32
     assert (torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32) == before
+
+
+class FakeCuda:
+    """As much of torch.cuda as timing calls: a call takes 5 us on the device, a replay 2 us to start, and a launch from
+    the host 8 us.
+    """
+
+    CALL, REPLAY, HOST = 5e-6, 2e-6, 8e-6
+
+    def __init__(self) -> None:
+        self.now, self.capturing, self.warmed = 0.0, None, False
+        outer = self
+
+        class Event:
+            def __init__(self, enable_timing: bool) -> None:
+                assert enable_timing
+
+            def record(self) -> None:
+                self.at = outer.now
+
+            def synchronize(self) -> None:
+                pass
+
+            def elapsed_time(self, other: Any) -> float:
+                return (other.at - self.at) * 1e3
+
+        class CUDAGraph:
+            calls = 0
+
+            def replay(self) -> None:
+                outer.now += self.calls * outer.CALL + outer.REPLAY
+
+        self.Event, self.CUDAGraph = Event, CUDAGraph
+        self.Stream = self.current_stream = lambda: SimpleNamespace(wait_stream=lambda other: None)
+        self.synchronize = self.empty_cache = lambda: None
+        self.current_device = lambda: 0
+
+    def get_device_properties(self, index: Any) -> Any:
+        return SimpleNamespace(L2_cache_size=50 * 2**20, major=9, minor=0, uuid="5d2a")
+
+    @contextlib.contextmanager
+    def stream(self, stream: Any) -> Iterator[None]:
+        self.warmed = True
+        yield
+
+    @contextlib.contextmanager
+    def graph(self, graph: Any) -> Iterator[None]:
+        assert self.warmed  # a first call under capture would set up libraries
+        self.capturing = graph
+        yield
+        self.capturing = None
+
+    def call(self) -> torch.Tensor:
+        assert torch.is_inference_mode_enabled()
+        if self.capturing is None:
+            self.now += max(self.CALL, self.HOST)
+        else:
+            self.capturing.calls += 1
+        return torch.zeros(())
+
+
+@pytest.mark.parametrize("sets", [1, 7])
+def test_a_cuda_device_times_graphs_and_launches(sets: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    cuda = FakeCuda()
+    monkeypatch.setattr(device, "_cuda", cuda)
+    monkeypatch.setitem(__import__("sys").modules, "pynvml", None)
+    found = CudaDevice("NVIDIA H100 80GB HBM3")
+    assert found.features == {"bf16", "fp8", "grouped_mm"} and found.l2_bytes == 50 * 2**20
+    assert found.facts["driver"] == "" and found.facts["torch"] == torch.__version__
+    held = 20 if sets == 1 else 21
+    graph = found.time([cuda.call] * sets, graph=True, seconds=0.01)
+    assert graph.seconds == pytest.approx(cuda.CALL + cuda.REPLAY / held)
+    assert found.time([cuda.call] * sets, graph=False, seconds=0.01).seconds == pytest.approx(cuda.HOST)
+    found.release()
+
+
+def test_results_of_a_round_are_alive_together() -> None:
+    """So that each call writes to memory of its own, and only until the next round."""
+    alive: list[weakref.ref[torch.Tensor]] = []
+    most = 0
+
+    def call() -> torch.Tensor:
+        nonlocal most
+        result = torch.zeros(4)
+        alive.append(weakref.ref(result))
+        most = max(most, sum(ref() is not None for ref in alive))
+        return result
+
+    step = device._each([call] * 3)
+    step()
+    step()
+    assert most == 3 and all(ref() is None for ref in alive)

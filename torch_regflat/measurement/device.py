@@ -24,7 +24,8 @@ LEAST_KERNELS = 20
 LEAST_POWER_S = 0.5
 """NVML's energy counter moves every 20 to 100 ms: over less than this it says nothing."""
 
-_cuda: Any = torch.cuda  # some of its constructors have no types
+_cuda: Any = torch.cuda
+"""Some of its constructors have no types, and tests put another here."""
 Calls = Sequence[Callable[[], Any]]
 
 
@@ -105,8 +106,8 @@ class CudaDevice:
     name: str = field(default_factory=lambda: gpu_name("measuring"))
 
     def __post_init__(self) -> None:
-        self.device = torch.device("cuda", torch.cuda.current_device())
-        properties = torch.cuda.get_device_properties(self.device)
+        self.device = torch.device("cuda", _cuda.current_device())
+        properties = _cuda.get_device_properties(self.device)
         self.l2_bytes = int(properties.L2_cache_size)
         self.features = features((properties.major, properties.minor), bool(torch.version.hip))
         self.meter = Meter.of(f"GPU-{properties.uuid}")
@@ -137,8 +138,8 @@ class CudaDevice:
 
     def release(self) -> None:
         gc.collect()
-        torch.cuda.synchronize()
-        torch.cuda.empty_cache()
+        _cuda.synchronize()
+        _cuda.empty_cache()
 
 
 def features(capability: tuple[int, int], hip: bool = False) -> frozenset[str]:
@@ -167,12 +168,12 @@ def full_precision() -> Iterator[None]:
 def _warm(calls: Calls) -> None:
     """Run everything on a side stream, as capture asks for: libraries then have their handles and workspaces."""
     stream = _cuda.Stream()
-    stream.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(stream):
+    stream.wait_stream(_cuda.current_stream())
+    with _cuda.stream(stream):
         for call in (*calls[:3], calls[0], calls[0]):
             call()
-    torch.cuda.current_stream().wait_stream(stream)
-    torch.cuda.synchronize()
+    _cuda.current_stream().wait_stream(stream)
+    _cuda.synchronize()
 
 
 def rounds_of(calls: int, seconds: float) -> int:
@@ -187,8 +188,8 @@ def _captured(calls: Calls, rounds: int) -> tuple[Callable[[], None], int]:
     """A graph of rounds of the calls, as a step, and how many calls it has. Results of a round are alive until its end,
     so that each call has memory of its own to write to.
     """
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
+    graph = _cuda.CUDAGraph()
+    with _cuda.graph(graph):
         for _ in range(rounds):
             held = [call() for call in calls]
             del held
