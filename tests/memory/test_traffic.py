@@ -120,13 +120,13 @@ def check(case: Case) -> None:
                 assert count.returned[number] == seen - whole_elements(tensor, case.sizes)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=700, deadline=None)
 @given(cases(cores=False))
 def test_traffic_equals_a_walk_over_the_loops(case: Case) -> None:
     check(case)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=700, deadline=None)
 @given(cases(cores=True))
 def test_traffic_of_cores_that_share_a_tile_equals_a_walk(case: Case) -> None:
     check(case)
@@ -144,7 +144,7 @@ def causal(draw: st.DrawFn) -> Case:
     return Case(replace(structure, diagonal=(2, 3)), tensors, sizes, tuple(tiles), Nesting(tuple(orders)))
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=700, deadline=None)
 @given(st.lists(causal(), min_size=1, max_size=3))
 def test_traffic_below_the_diagonal_equals_a_walk(some: list[Case]) -> None:
     """Candidates of one nesting are counted together, whatever their sizes."""

@@ -17,6 +17,7 @@ from .shapes import KernelTensors
 _HALLEY_STEPS = 4
 """Enough from a start within a factor of two: each step cubes the error once it is small."""
 _MAX_STRETCH = 64.0
+_THROTTLE_STEPS = 8
 _TINY = 1e-30
 """Seconds below which times count as nothing, so that ratios stay finite."""
 
@@ -27,8 +28,9 @@ class Movement:
 
     `read_bytes` and `write_bytes` run over the chip's levels, nearest the engines first. `core_s` are the seconds each
     on-chip resource needs at the nominal clock, `external_s` those of the external memory, `overhead_s` what cannot
-    overlap with either. `operand_far_bytes` splits the external traffic by operand position. `fits` has
-    a check for each on-chip level that can refuse a mapping. Tensors are kept as small as what they depend on.
+    overlap with either. `operand_far_bytes` splits the external traffic by operand position, `operand_core_bytes`,
+    where it is known, what cores and their shared cache exchange. `fits` has a check for each on-chip level that can
+    refuse a mapping. Tensors are kept as small as what they depend on.
     """
 
     read_bytes: tuple[Tensor, ...]
@@ -38,6 +40,7 @@ class Movement:
     overhead_s: Tensor
     operand_far_bytes: tuple[Tensor, ...]
     fits: dict[str, Tensor]
+    operand_core_bytes: tuple[Tensor, ...] = ()
 
     @property
     def legal(self) -> Tensor:
@@ -93,8 +96,9 @@ def evaluate(move: Movement, kernels: KernelTensors, chip: ChipTensors, rates: R
     Latency is `overhead + combine(core times, external time)`, where `overlap` says how well the parts hide each
     other: "max" (perfectly), "sharp" (an 8-norm; a 4-norm for attention and norms), "soft" (a 4-norm) or "sum" (not at
     all); but never less than what the host needs to launch a kernel. Where dynamic power would pass what the board
-    allows for it, the core clock falls: dynamic power of the cores goes as f^3 (voltage
-    follows frequency), so their times stretch by s and their energy shrinks by s^2; external memory keeps its clock.
+    allows for it, the core clock falls: dynamic power of the cores goes as f^3 (voltage follows frequency), so their
+    times stretch by s and their energy shrinks by s^2; external memory keeps its clock, and its energy leaves the cores
+    less.
     """
     level_energy = [
         (read * level.read_energy + write * level.write_energy) * 8.0
@@ -104,9 +108,7 @@ def evaluate(move: Movement, kernels: KernelTensors, chip: ChipTensors, rates: R
     compute = kernels.work * rates.energy + vector_flops * chip.vector_energy
     far_bits = (move.read_bytes[-1] + move.write_bytes[-1]) * 8.0
     # What a board is known to spend on a product replaces the sum of its parts, which are estimates.
-    # Attention keeps one factor of its products in registers, where engines would fetch both from memory.
-    kept = torch.where(kernels.attention * rates.runs_ahead > 0, chip.attention_energy, torch.ones_like(rates.board))
-    known = kernels.work * rates.board * kept + vector_flops * chip.vector_energy
+    known = kernels.work * rates.board + vector_flops * chip.vector_energy
     parts = _total(level_energy[:-1]) + compute
     shrink = torch.clamp(known / torch.clamp(parts, min=_TINY), max=1.0)
     shrink = torch.where(kernels.work * rates.board > 0.0, shrink, torch.ones_like(shrink))
@@ -118,12 +120,12 @@ def evaluate(move: Movement, kernels: KernelTensors, chip: ChipTensors, rates: R
     extra_bit = far_bits * chip.unattributed_bit
     far_energy = level_energy[-1] + extra_bit
 
-    core = list(move.core_s.values())
-    nominal = _combine([*core, move.external_s], overlap, kernels) + move.overhead_s
-    stretch, wait = _throttle(parts + extra_flop, far_energy, nominal, chip)
+    core, fused = list(move.core_s.values()), kernels.attention + kernels.sweeps > 0.0
+    stretch = _throttle(parts + extra_flop, far_energy, move, fused, overlap, chip)
     slowed = [t * stretch for t in core]
-    core_s = _combine(slowed, overlap, kernels)
-    latency = torch.maximum(_combine([*slowed, move.external_s], overlap, kernels) + move.overhead_s, wait)
+    core_s = _combine(slowed, overlap, fused)
+    latency = _combine([*slowed, move.external_s], overlap, fused) + move.overhead_s
+    latency = torch.maximum(latency, far_energy / chip.dynamic_power)
     latency = latency + chip.convolution_host * kernels.convolution
     latency = torch.maximum(latency, torch.where(kernels.tiled > 0.0, chip.call_floor, chip.host_floor))
 
@@ -145,9 +147,8 @@ def evaluate(move: Movement, kernels: KernelTensors, chip: ChipTensors, rates: R
     )
 
 
-def _combine(times: list[Tensor], overlap: str, kernels: KernelTensors) -> Tensor:
+def _combine(times: list[Tensor], overlap: str, fused: Tensor) -> Tensor:
     """`combine`, with the softer overlap for attention, norms and softmaxes, whose blocks go on from step to step."""
-    fused = kernels.attention + kernels.sweeps > 0.0
     if overlap != "sharp" or not bool(fused.any()):
         return combine(times, overlap)
     if bool(fused.all()):
@@ -173,21 +174,42 @@ def combine(times: list[Tensor], overlap: str) -> Tensor:
     return torch.where(result > _TINY, top * root, result)
 
 
-def _throttle(core_j: Tensor, far_j: Tensor, seconds: Tensor, chip: ChipTensors) -> tuple[Tensor, Tensor]:
-    """How much slower the cores run (>= 1), and the least time the external memory's own energy allows.
+def _throttle(
+    core_j: Tensor, far_j: Tensor, move: Movement, fused: Tensor, overlap: str, chip: ChipTensors
+) -> Tensor:
+    """How much slower the cores run (>= 1): s where core_j / s^2 + far_j is what the board allows for the time that the
+    kernel then takes.
 
     A burst of `repeats` kernels ends before the limit has acted in full: at once it does so to the `instant_share`,
     the rest comes after `settle_time`.
     """
-    safe, budget_w = torch.clamp(seconds, min=_TINY), chip.dynamic_power
-    left = torch.clamp(budget_w - far_j / safe, min=budget_w * 0.05)
-    over = torch.clamp((core_j / safe) / left, min=1.0, max=_MAX_STRETCH**3)
-    stretch = torch.ones_like(over)
-    hot = over > 1.0
-    stretch[hot] = torch.clamp(cube_root(over[hot]), min=1.0)
-    settled = torch.clamp(1.0 - chip.settle_time / chip.repeats / (safe * stretch), min=0.0)
+    times = [*move.core_s.values(), move.external_s]
+    nominal = torch.clamp(_combine(times, overlap, fused) + move.overhead_s, min=_TINY)
+    over = _over(core_j, far_j, nominal, chip.dynamic_power)
+    stretch, hot = torch.ones_like(over), over > 1.0
+    if bool(hot.any()):
+
+        def of(value: Tensor) -> Tensor:
+            return value.expand(over.shape)[hot]
+
+        some, waits, core, far = [of(t) for t in times], of(fused), of(core_j), of(far_j)
+        budget = of(chip.dynamic_power)
+        own = torch.ones_like(core)
+        # s = (s · over(s))^(1/3): at once where cores decide the time, by thirds of what is left where not.
+        for _ in range(_THROTTLE_STEPS):
+            slowed = [t * own for t in some[:-1]]
+            seconds = torch.clamp(_combine([*slowed, some[-1]], overlap, waits) + of(move.overhead_s), min=_TINY)
+            own = cube_root(torch.clamp(_over(core, far, seconds, budget) * own, min=1.0))
+        stretch[hot] = torch.clamp(own, max=_MAX_STRETCH)
+    settled = torch.clamp(1.0 - chip.settle_time / chip.repeats / (nominal * stretch), min=0.0)
     share = chip.instant_share + (1.0 - chip.instant_share) * settled
-    return 1.0 + (stretch - 1.0) * share, far_j / budget_w
+    return 1.0 + (stretch - 1.0) * share
+
+
+def _over(core_j: Tensor, far_j: Tensor, seconds: Tensor, budget_w: Tensor) -> Tensor:
+    """Power of the cores over what the external memory leaves them, at least 5 % of the budget."""
+    left = torch.clamp(budget_w - far_j / seconds, min=budget_w * 0.05)
+    return torch.clamp((core_j / seconds) / left, max=_MAX_STRETCH**3)
 
 
 def cube_root(x: Tensor) -> Tensor:

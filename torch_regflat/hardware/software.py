@@ -68,8 +68,6 @@ class AttentionKernels(Frozen):
     - `register_feed`: rate of products whose operands go through registers, as a share of long matrix products'
     - `wide_head`: likewise where heads are so wide that they fill the registers
     - `memory_efficiency`: share of datasheet external bandwidth that keys and values reach, where not that of streams
-    - `product_energy`: energy of a product as a share of long matrix products', where an engine that reads its factors
-      from memory finds one in registers
     - `widening_ops`: vector operations to widen an element that is stored in fewer bits than the queries
     - `narrow_feeds`: feeds of matrix engines that multiply 8-bit queries and keys as they are; others widen them first
     - `narrow_cache_head`: widest head whose 8-bit keys are multiplied as they are where queries have 16 bits
@@ -82,7 +80,6 @@ class AttentionKernels(Frozen):
     register_feed: Efficiency
     wide_head: Efficiency
     memory_efficiency: Efficiency | None = None
-    product_energy: Efficiency
     widening_ops: Number
     narrow_feeds: tuple[Literal["registers", "memory"], ...] = ("registers", "memory")
     narrow_cache_head: int = 0
