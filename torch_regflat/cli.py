@@ -368,7 +368,13 @@ def _check_validation(files: tuple[str, ...], options: dict[str, Any]) -> None:
 )
 @click.option("--resume", is_flag=True, help="Go on in a folder that has rows already; those are not measured again.")
 @click.option("--chip", default="auto", show_default=True, help="What to compare with: a chip's name, or a chip file.")
-@click.option("--class", "classes", multiple=True, help="Only kernels of this class; repeatable.  [default: all]")
+@click.option(
+    "--class",
+    "classes",
+    multiple=True,
+    help="Only these kernels; repeatable: gemm, gemm-fp32, gemm-fp8, elementwise, norm, prefill, decode, convolution, "
+    "experts.  [default: all]",
+)
 @click.option("--rows", type=int, default=640, show_default=True, help="Rows of kernels; 0 for models alone.")
 @click.option("--seed", type=int, default=0, show_default=True, help="Of the shapes of kernels.")
 @click.option(
@@ -385,7 +391,12 @@ def _check_validation(files: tuple[str, ...], options: dict[str, Any]) -> None:
     show_default=True,
     help="Kernels on operands that left the L2, or that are in it.",
 )
-@click.option("--model", "models", multiple=True, help="Only this whole model, or none; repeatable.  [default: all]")
+@click.option(
+    "--model",
+    "models",
+    multiple=True,
+    help="Only this whole model; repeatable: llama-3-8b, bert-large, resnet-50, or none.  [default: all]",
+)
 @click.option(
     "--mode",
     "modes",

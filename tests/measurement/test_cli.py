@@ -12,6 +12,8 @@ import torch_regflat as regflat
 from torch_regflat.cli import main
 from torch_regflat.hardware import library
 from torch_regflat.measurement import device
+from torch_regflat.measurement.sampling import CLASSES
+from torch_regflat.models.plain import NAMES
 
 from .fakes import FakeDevice
 
@@ -42,6 +44,12 @@ def test_why_there_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.version, "cuda", None)
     monkeypatch.setattr(torch.version, "hip", None)
     assert "is a CPU build" in CliRunner().invoke(main, ["measure"]).stderr
+
+
+def test_help_names_all_classes_and_models() -> None:
+    shown = " ".join(CliRunner().invoke(main, ["measure", "-h"]).stdout.split())
+    assert f"repeatable: {', '.join(CLASSES)}." in shown
+    assert f"repeatable: {', '.join(NAMES)}, or none." in shown
 
 
 @pytest.mark.usefixtures("gpu")
