@@ -34,6 +34,7 @@ from .errors import CapacityError, CaptureError, InputError, UnmodelledError
 from .hardware.chip import Chip
 from .hardware.library import load
 from .hardware.software import Software
+from .local import AUTO, gpu_name
 from .operators.lowering import workload as make_workload
 from .operators.shapes import checked_skew
 from .quantized import arithmetic, format_of, quantized
@@ -513,7 +514,7 @@ def _load(chips: ChipLike | Sequence[ChipLike]) -> list[Chip]:
     listed = [chips] if isinstance(chips, (str, Path, Chip)) else list(chips)
     if not listed:
         raise InputError("no chip given; name at least one (regflat chips lists them)")
-    loaded = [load(chip) for chip in listed]
+    loaded = [load(gpu_name()) if chip == AUTO else load(chip) for chip in listed]
     for chip in loaded:
         check(chip)  # refuses what has no cost model before anything is recorded for it
     return loaded
