@@ -6,7 +6,7 @@ import itertools
 from collections.abc import Iterator
 
 from torch_regflat.schedule.timeline.graph import Graph, Machine
-from torch_regflat.schedule.timeline.place import Placed, Schedule, Transfer
+from torch_regflat.schedule.timeline.records import Placed, Schedule, Transfer
 
 TOLERANCE = 1e-6
 

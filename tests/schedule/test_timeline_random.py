@@ -10,7 +10,7 @@ import pytest
 from torch_regflat.schedule.timeline.bounds import lower_bound
 from torch_regflat.schedule.timeline.channel import Segment
 from torch_regflat.schedule.timeline.graph import Machine
-from torch_regflat.schedule.timeline.place import Schedule
+from torch_regflat.schedule.timeline.records import Schedule
 from torch_regflat.schedule.timeline.search import schedule
 
 from .brute_force import best

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 from ...hardware.chip import Chip
 from .channel import Segment
 from .graph import Machine
-from .place import BANDWIDTH, DEPENDENCY, KERNEL, LAUNCH, STORES, Placed, Placer, Schedule, Timing, Transfer, number
+from .place import Placer
+from .records import BANDWIDTH, DEPENDENCY, KERNEL, LAUNCH, STORES, Placed, Schedule, Timing, Transfer, number
 
 if TYPE_CHECKING:
     from ..residency import Residency

@@ -13,8 +13,9 @@ from dataclasses import dataclass
 
 from .bounds import lower_bound
 from .graph import Graph, Machine, Task
-from .place import Placer, Schedule, Timing
+from .place import Placer
 from .plan import Step, plan
+from .records import Schedule, Timing
 
 EFFORT = 3000
 """Steps that may be placed in search of a better schedule."""
