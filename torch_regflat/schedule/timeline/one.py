@@ -224,9 +224,11 @@ class Placement:
         if during > 0.0 and self.first is not None and self.first < placed.go_s:
             # Bandwidth that was left over before it started had no room to load into; each second is blamed once.
             first = self.first if self.first > owner.blamed else owner.blamed
-            idle = owner.channel.idle(first, placed.go_s)
+            owner.unused += number(owner.channel.idle(first, placed.go_s))
             owner.blamed = placed.go_s
-            waits[CAPACITY] += idle if idle < during else during
-            during = during - idle if idle < during else 0.0
+            short = min(number(during), owner.unused)
+            owner.unused -= short
+            waits[CAPACITY] += short
+            during = during - short
         waits[BANDWIDTH] = during
         placed.stalls = {cause: number(s) for cause, s in waits.items() if s > 1e-15}

@@ -46,6 +46,8 @@ class Placer:
         self.stays: dict[int, Stay] = {}
         self.pending: list[_Store] = []
         self.floor = self.blamed = 0.0
+        self.unused = 0.0
+        """Seconds of bandwidth up to `blamed` that no load had room to use, and that no wait was blamed on yet."""
 
     def place(self, step: Step, timing: Timing) -> Placed:
         """Put one more task on the time line."""
