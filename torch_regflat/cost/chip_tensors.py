@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -350,18 +350,25 @@ Numbers = TypeVar("Numbers", ChipTensors, RateTensors, LevelTensors)
 
 def at_chip(numbers: Numbers, chip: int) -> Numbers:
     """The numbers of one of the chips."""
+    own: dict[str, Any] = {"names": (numbers.names[chip],)} if isinstance(numbers, ChipTensors) else {}
+    found = _each(numbers, lambda t: t[..., chip : chip + 1, :, :] if t.dim() == 4 else t[chip : chip + 1])
+    return replace(found, **own)
 
+
+def at_device(numbers: Numbers, device: torch.device | str) -> Numbers:
+    """The same numbers on a device, where kernels are then priced."""
+    return _each(numbers, lambda t: t.to(device))
+
+
+def _each(numbers: Numbers, change: Callable[[Tensor], Tensor]) -> Numbers:
     def one(value: Any) -> Any:
         if isinstance(value, Tensor):
-            return value[..., chip : chip + 1, :, :] if value.dim() == 4 else value[chip : chip + 1]
+            return change(value)
         if isinstance(value, LevelTensors):
-            return at_chip(value, chip)
-        return tuple(one(item) for item in value) if isinstance(value, tuple) else value
+            return _each(value, change)
+        return tuple(map(one, value)) if isinstance(value, tuple) else value
 
-    changed = {field.name: one(getattr(numbers, field.name)) for field in fields(numbers)}
-    if isinstance(numbers, ChipTensors):
-        changed["names"], changed["level_names"] = (numbers.names[chip],), numbers.level_names
-    return replace(numbers, **changed)
+    return replace(numbers, **{field.name: one(getattr(numbers, field.name)) for field in fields(numbers)})
 
 
 def at_kernels(rates: RateTensors, kernels: Sequence[int]) -> RateTensors:
