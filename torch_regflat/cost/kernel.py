@@ -29,7 +29,8 @@ class Movement:
     `read_bytes` and `write_bytes` run over the chip's levels, nearest the engines first. `core_s` are the seconds each
     on-chip resource needs at the nominal clock, `external_s` those of the external memory, `overhead_s` what cannot
     overlap with either. `operand_far_bytes` splits the external traffic by operand position. `fits` has
-    a check for each on-chip level that can refuse a mapping. Tensors are kept as small as what they depend on.
+    a check for each on-chip level that can refuse a mapping. `network_bytes` go from core to core within the innermost
+    level. Tensors are kept as small as what they depend on.
     """
 
     read_bytes: tuple[Tensor, ...]
@@ -39,6 +40,7 @@ class Movement:
     overhead_s: Tensor
     operand_far_bytes: tuple[Tensor, ...]
     fits: dict[str, Tensor]
+    network_bytes: Tensor | None = None
 
     @property
     def legal(self) -> Tensor:
@@ -102,6 +104,8 @@ def evaluate(move: Movement, kernels: KernelTensors, chip: ChipTensors, rates: R
         (read * level.read_energy + write * level.write_energy) * 8.0
         for read, write, level in zip(move.read_bytes, move.write_bytes, chip.levels, strict=True)
     ]
+    if move.network_bytes is not None:
+        level_energy[0] = level_energy[0] + move.network_bytes * chip.levels[0].network_energy * 8.0
     vector_flops = kernels.vector_ops + kernels.special_ops
     compute = kernels.work * rates.energy + vector_flops * chip.vector_energy
     far_bits = (move.read_bytes[-1] + move.write_bytes[-1]) * 8.0

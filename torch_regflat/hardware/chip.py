@@ -12,11 +12,13 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, Field, PrivateAttr, ValidationError, model_validator
 
 from ..errors import ChipError, near
+from .contention import port_efficiency
 from .quantity import Frozen, Measures, Quantity, check_sources, quantities
 from .validation import explain
 
 EngineKind = Literal["matrix", "vector", "special"]
 Placement = Literal["local", "interleaved", "worst"]
+Conflicts = Literal["none", "random"]
 
 Frequency = Annotated[Quantity, Measures(("frequency",))]
 Count = Annotated[Quantity, Measures(("number",), whole=True)]
@@ -159,8 +161,14 @@ class MemoryLevel(Frozen):
 
     `scope = "core"` means each core has its own, and `capacity` is that of one core. Energies: a bit that leaves
     the level towards the engines costs `read_energy + interface_energy + wire_energy x distance + router_energy`,
-    a bit that arrives costs `write_energy` (plus the wire of the level it came from). With `placement` other than
-    "local", `remote_distance` and `remote_hops` take the place of `distance` for what lies in another core.
+    a bit that arrives costs `write_energy` (plus the wire of the level it came from).
+
+    `placement` says where operands lie. "local": in the core that works on them. What several cores work on is then
+    passed on from core to core, `remote_distance / remote_hops` further each time, at `remote_bandwidth` a core.
+    "interleaved" and "worst": every access goes to another core, over `remote_distance` or `worst_distance` and
+    `remote_hops` routers, at no more than `remote_bandwidth`. `conflicts = "random"`: accesses fall on `banks` of
+    `bank_width` bytes a clock at random, so some wait (`contention`); "none": software picks the banks of every step.
+    `leakage` is that of all copies, and a part of the chip's static power.
     `sustained_bandwidth` is what long copies are measured to reach, where somebody measured.
     `bus_width` and `data_rate` (a pin) of an external level are where its bandwidth comes from; a test multiplies them.
     """
@@ -189,7 +197,9 @@ class MemoryLevel(Frozen):
     remote_hops: Number | None = None
     placement: Placement = "local"
     bank_bits: Bits | None = None
+    bank_width: Bits | None = None
     banks: Count | None = None
+    conflicts: Conflicts = "none"
     leakage: Power | None = None
     area: Area | None = None
     external: bool = False
@@ -205,6 +215,9 @@ class MemoryLevel(Frozen):
             raise ValueError('an external level serves the whole chip; write scope = "chip"')
         if self.scope == "chip" and self.banks is None and self.bank_bits is not None:
             raise ValueError("bank_bits without banks; say how many banks there are")
+        lacking = [field for field in ("banks", "bank_width") if getattr(self, field) is None]
+        if self.conflicts == "random" and lacking:
+            raise ValueError(f'conflicts = "random" needs {" and ".join(lacking)}, of one copy of the level')
         return self
 
     @property
@@ -263,10 +276,37 @@ class MemoryLevel(Frozen):
 
     @property
     def placed_read_bytes_per_s(self) -> float:
-        """Read bandwidth of the whole chip under this level's `placement`: remote words come over the network."""
+        """Read bandwidth of the whole chip under this level's `placement` and `conflicts`."""
+        return self._placed(self.read_bytes_per_s)
+
+    @property
+    def placed_write_bytes_per_s(self) -> float:
+        """Write bandwidth of the whole chip under this level's `placement` and `conflicts`."""
+        return self._placed(self.write_bytes_per_s)
+
+    def _placed(self, port: float) -> float:
+        """Remote words come over the network; accesses that fall on the same bank wait for each other."""
+        offered = port if self.placement == "local" else min(port, self.remote_bytes_per_s)
+        if self.conflicts == "none" or self.bank_width is None or self.banks is None:
+            return offered
+        clocks = self._clock * self.copies
+        return offered * port_efficiency(offered / clocks, _bytes(self.bank_width), self.banks.value)
+
+    @property
+    def exchanges(self) -> bool:
+        """Whether what several cores work on is passed on between them: they read only their own part of the level."""
+        if self.scope != "core" or self.placement != "local" or self.remote_bandwidth is None:
+            return False
+        return self.remote_bytes_per_s < self.read_bytes_per_s
+
+    @property
+    def network_j_per_bit(self) -> float:
+        """Joules of wires and routers for a bit that leaves its core: to the next one, or as far as `placement` says."""
+        hops = _value(self.remote_hops) or 1.0
         if self.placement == "local":
-            return self.read_bytes_per_s
-        return min(self.read_bytes_per_s, self.remote_bytes_per_s)
+            step = _value(self.remote_distance) / hops if self.exchanges else 0.0
+            return _value(self.wire_energy) * step + (_value(self.router_energy) if self.exchanges else 0.0)
+        return _value(self.wire_energy) * self.placed_distance + _value(self.router_energy) * hops
 
     @property
     def leakage_w(self) -> float:
@@ -542,6 +582,10 @@ class Chip(Frozen):
 
 def _value(quantity: Quantity | None) -> float:
     return 0.0 if quantity is None else quantity.value
+
+
+def _bytes(quantity: Quantity) -> float:
+    return quantity.value / (8.0 if quantity.dimension == "bits" else 1.0)
 
 
 def _unique(field: str, names: Iterable[str]) -> None:

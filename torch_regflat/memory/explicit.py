@@ -15,6 +15,7 @@ from ..cost.chip_tensors import ChipTensors, LevelTensors, RateTensors
 from ..cost.kernel import Movement
 from ..cost.shapes import KernelTensors, where_lacking
 from .cache import ACCUMULATOR_BYTES, VECTOR_BYTES
+from .network import Network, network
 from .quantities import Stages
 from .systolic import Systolic, systolic
 from .tiling import Tiling
@@ -25,7 +26,8 @@ class Fixed:
     """What does not depend on the tiles, worked out once for all candidates; `[kernel, chip, 1, split]`.
 
     `read` and `written` are bytes of every level, nearest the engines first: what arithmetic takes and leaves, and what
-    streams from and to external memory through every level, or within the chip.
+    streams from and to external memory through every level, or within the chip. `network` is what goes from core to
+    core.
     """
 
     read: tuple[Tensor, ...]
@@ -35,6 +37,7 @@ class Fixed:
     overhead_s: Tensor
     room: tuple[Tensor, ...]
     systolic: Systolic | None
+    network: Network | None = None
 
 
 def fixed(kernels: KernelTensors, split: Tensor, stages: Stages, chip: ChipTensors, rates: RateTensors) -> Fixed:
@@ -49,6 +52,9 @@ def fixed(kernels: KernelTensors, split: Tensor, stages: Stages, chip: ChipTenso
     count = len(chip.levels)
     reads = [passing + near_in + near_out] * (count - 2) + [passing + near_in, far_in]
     writes = [passing + near_in + near_out] * (count - 2) + [passing + near_out, far_out]
+    between = network(kernels, split, written + vector + near_out, chip, rates)
+    if between is not None:
+        written = written + between.copies
     reads[0], writes[0] = reads[0] + (read + vector), writes[0] + (written + vector)
     latency = sum((level.latency for level in chip.levels[1:-1]), chip.levels[0].latency)
     return Fixed(
@@ -59,6 +65,7 @@ def fixed(kernels: KernelTensors, split: Tensor, stages: Stages, chip: ChipTenso
         chip.launch_gap + (chip.prologue + latency) * kernels.sequential,
         tuple(room(kernels, stages, chip)),
         arrays,
+        between,
     )
 
 
@@ -81,6 +88,8 @@ def move(kernels: KernelTensors, tiling: Tiling, own: Fixed, chip: ChipTensors) 
     for i, (name, numbers) in enumerate(zip(chip.level_names[:-1], chip.levels[:-1], strict=True)):
         port = _port_s(read[i], written[i], numbers)
         core[f"{name} ports"] = port * spread if spread is not None and stages.is_own(i) else port
+    if own.network is not None:
+        core[f"{chip.level_names[0]} network"] = own.network.seconds
     external = chip.levels[-1]
     return Movement(
         read_bytes=tuple(read),
@@ -90,6 +99,7 @@ def move(kernels: KernelTensors, tiling: Tiling, own: Fixed, chip: ChipTensors) 
         overhead_s=own.overhead_s,
         operand_far_bytes=tiling.operands,
         fits=_fits(kernels, tiling, own, chip),
+        network_bytes=None if own.network is None else own.network.moved,
     )
 
 

@@ -87,7 +87,10 @@ class Task:
     def _look_fast(self, space: Product, own: Resources) -> None:
         """The same, a matrix product a port."""
         tie = _TIE / float(self.mapper.chip.dynamic_power)
-        others = torch.maximum(self.fixed.compute_s, self.fixed.vector_s).expand_as(self.fixed.read[0])
+        others = torch.maximum(self.fixed.compute_s, self.fixed.vector_s)
+        if self.fixed.network is not None:
+            others = torch.maximum(others, self.fixed.network.seconds)
+        others = others.expand_as(self.fixed.read[0])
         overhead = self.fixed.overhead_s.reshape(-1, 1, 1)
         sums, ports, splits = (*own.seconds, own.joules, *own.holds), len(own.seconds), self.splits.shape[-1]
         for part, values in space.values(CHUNK // splits, sums):
