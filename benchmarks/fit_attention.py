@@ -25,7 +25,6 @@ CONSTANTS = (
     Constant("attention.softmax_exposed", 0.5, 0.9, 0.75),
     Constant("attention.register_feed", 0.5, 1.0, 0.8),
     Constant("attention.wide_head", 0.5, 1.0, 0.9),
-    Constant("attention.product_energy", 0.2, 1.0, 0.8),
     Constant("attention.widening_ops", 1.0, 30.0, 8.0),
     Constant("attention.memory_efficiency", 0.4, 0.97, 0.6, only="serving-2025"),
 )
@@ -34,7 +33,6 @@ NEUTRAL = {
     "attention.softmax_exposed": 1.0,
     "attention.register_feed": 1.0,
     "attention.wide_head": 1.0,
-    "attention.product_energy": 1.0,
     "attention.widening_ops": 1e-6,
 }
 """What a constant is when its term is taken out: nothing lost, a softmax that nothing hides."""

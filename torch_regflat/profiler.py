@@ -34,9 +34,12 @@ from .errors import CapacityError, CaptureError, InputError, UnmodelledError
 from .hardware.chip import Chip
 from .hardware.library import load
 from .hardware.software import Software
+from .local import AUTO, gpu_name
 from .operators.lowering import workload as make_workload
 from .operators.shapes import checked_skew
 from .quantized import arithmetic, format_of, quantized
+from .regression.budget import assert_below
+from .regression.fingerprint import fingerprint
 from .report import files, text
 from .result import ChipResult, Coverage, Elasticity, Explanation, Result, Total
 from .schedule.explain import explain
@@ -114,6 +117,16 @@ class Profile:
     def table(self, **options: Any) -> str:
         """The report as text; options as of `regflat profile` (`by`, `expand`, `sort_by`, `row_limit`)."""
         return text.render(self.result, **options)
+
+    def assert_below(self, **budgets: str | float) -> Profile:
+        """Raise `AssertionError` where a figure of any chip is above its budget.
+
+        `latency="2 ms"`, `energy="150 mJ"`, `memory_energy`, `peak_memory="16 GB"`, `external_traffic="3 GB"`,
+        `flops="1 TFLOP"`, `executed_flops`, `kernels=400`; a plain number is in SI. Gives the profile itself.
+        """
+        __tracebackhide__ = True
+        assert_below(self.result, budgets)
+        return self
 
     def save(self, path: str | Path) -> None:
         """Write the whole result, losslessly, as JSON."""
@@ -446,7 +459,8 @@ def _finish(
                 "without strict it is priced as if it did"
             )
         software = execution.software_of(chip)
-        results.append(run(work, kernels, chip, software, fits, conditions=execution.mode.conditions))
+        priced = run(work, kernels, chip, software, fits, conditions=execution.mode.conditions)
+        results.append(replace(priced, software_hash=software.hash))
         annotate(graph, kernels, results[-1])
     return Profile(
         result=Result(
@@ -462,6 +476,7 @@ def _finish(
             model_version=MODEL_VERSION,
             versions=_versions(),
             notes=notes,
+            graph_hash=fingerprint(graph),
         ),
         graph=graph,
         workload=work,
@@ -499,7 +514,7 @@ def _load(chips: ChipLike | Sequence[ChipLike]) -> list[Chip]:
     listed = [chips] if isinstance(chips, (str, Path, Chip)) else list(chips)
     if not listed:
         raise InputError("no chip given; name at least one (regflat chips lists them)")
-    loaded = [load(chip) for chip in listed]
+    loaded = [load(gpu_name()) if chip == AUTO else load(chip) for chip in listed]
     for chip in loaded:
         check(chip)  # refuses what has no cost model before anything is recorded for it
     return loaded

@@ -46,6 +46,15 @@ def test_it_agrees_with_the_profile(name: str) -> None:
     assert found.candidates >= found.legal > 0
 
 
+def test_every_block_of_a_gpu_loads_its_factors_through_the_shared_cache() -> None:
+    work, chip = mlp(), load("h100-sxm")
+    (found,) = explain(work, form_kernels(work), chip, for_chip(chip), "0")
+    first, second = found.operands[:2]
+    tile = {part[0]: int(part[1:]) for part in found.mapping.split(",")[0].split()[1:]}
+    assert first.traffic_bytes["L2"] == first.footprint_bytes * -(-4096 // tile["n"])
+    assert second.traffic_bytes["L2"] == second.footprint_bytes * -(-512 // tile["m"])
+
+
 def test_what_does_not_fit_is_counted_by_level() -> None:
     work = mlp()
     chip = load("regflat-physical").replace(**{"memory.registers.capacity": "4 KiB"})

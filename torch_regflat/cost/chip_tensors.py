@@ -98,7 +98,6 @@ class ChipTensors:
     attention_memory: Tensor
     widening_ops: Tensor
     widening_exposed: Tensor
-    attention_energy: Tensor
     threads: Tensor
     norm_threads: Tensor
     softmax_threads: Tensor
@@ -257,7 +256,6 @@ def _attention(pairs: list[tuple[Chip, Software]]) -> dict[str, list[float]]:
             "attention_feed": own.register_feed.value if own else 1.0,
             "wide_head": own.wide_head.value if own else 1.0,
             "attention_memory": ((own and own.memory_efficiency) or software.stream_efficiency).value,
-            "attention_energy": own.product_energy.value if own else 1.0,
             "widening_ops": own.widening_ops.value if own else 0.0,
         }
         for name, value in numbers.items():

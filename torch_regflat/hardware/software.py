@@ -12,7 +12,7 @@ from pydantic import AfterValidator, Field, ValidationError, model_validator
 from ..errors import ChipError, near
 from .chip import Chip, Engine, Number, OpEnergy, Share
 from .library import read_toml
-from .quantity import Frozen, Measures, Quantity, check_sources, quantities
+from .quantity import Frozen, Measures, Quantity, check_sources, content_hash, quantities
 from .validation import explain
 
 Cycles = Annotated[Quantity, Measures(("cycles", "time"), zero=True)]
@@ -68,8 +68,6 @@ class AttentionKernels(Frozen):
     - `register_feed`: rate of products whose operands go through registers, as a share of long matrix products'
     - `wide_head`: likewise where heads are so wide that they fill the registers
     - `memory_efficiency`: share of datasheet external bandwidth that keys and values reach, where not that of streams
-    - `product_energy`: energy of a product as a share of long matrix products', where an engine that reads its factors
-      from memory finds one in registers
     - `widening_ops`: vector operations to widen an element that is stored in fewer bits than the queries
     - `narrow_feeds`: feeds of matrix engines that multiply 8-bit queries and keys as they are; others widen them first
     - `narrow_cache_head`: widest head whose 8-bit keys are multiplied as they are where queries have 16 bits
@@ -82,7 +80,6 @@ class AttentionKernels(Frozen):
     register_feed: Efficiency
     wide_head: Efficiency
     memory_efficiency: Efficiency | None = None
-    product_energy: Efficiency
     widening_ops: Number
     narrow_feeds: tuple[Literal["registers", "memory"], ...] = ("registers", "memory")
     narrow_cache_head: int = 0
@@ -249,6 +246,11 @@ class Software(Frozen):
             return cls.model_validate(data, context={"replacing": replacing})
         except ValidationError as error:
             raise ChipError(explain(error, data, cls, where)) from None
+
+    @functools.cached_property
+    def hash(self) -> str:
+        """As `Chip.hash`."""
+        return content_hash(self)
 
     def replace(self, changes: dict[str, Any], where: str = "software with changes") -> Software:
         """New, validated software with some fields changed, named by dotted paths (`attention.wide_head`).

@@ -142,12 +142,14 @@ def _operands(
 ) -> tuple[OperandUse, ...]:
     m, n, k, _ = _tile(batch, wide, flat)
     tile = (1.0, m, 1.0 if shape.kind == "attention" else n, k)
-    core, external = chip.on_chip[1].name, chip.external.name
+    core, shared, external = chip.on_chip[1].name, chip.on_chip[-1].name, chip.external.name
     used = []
-    for operand, moved in zip(shape.operands, move.operand_far_bytes, strict=False):
+    for i, (operand, moved) in enumerate(zip(shape.operands, move.operand_far_bytes, strict=False)):
         points = math.prod(size for size, has in zip(tile, operand.axes, strict=True) if has)
         axes = "".join(name for name, has in zip(AXES, operand.axes, strict=True) if has)
         held, crossed = {core: points * operand.point_bytes}, {external: _at(moved, wide, flat)}
+        if move.operand_core_bytes:
+            crossed = {shared: _at(move.operand_core_bytes[i], wide, flat), **crossed}
         used.append(OperandUse(operand.role, operand.access, axes, operand.footprint_bytes, held, crossed))
     return (*used, *streams(shape, external))
 

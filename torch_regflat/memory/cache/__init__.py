@@ -44,7 +44,7 @@ def move(kernels: KernelTensors, mapping: MappingBatch, chip: ChipTensors, rates
 def _move(kernels: KernelTensors, mapping: MappingBatch, chip: ChipTensors, rates: RateTensors) -> Movement:
     """Products, convolutions, and kernels that only stream."""
     grid, rows = Grid(kernels, mapping, chip, rates), RowSweeps(kernels, chip)
-    sent, load, store = l2_to_core(kernels, mapping, grid)
+    sent, load, store, by_core = l2_to_core(kernels, mapping, grid)
     far_read, far_write, by_operand = external(kernels, mapping, grid, chip)
     macs = kernels.work / 2.0
     shared_read, fragments = engine_feed(kernels, grid, rates)
@@ -74,6 +74,7 @@ def _move(kernels: KernelTensors, mapping: MappingBatch, chip: ChipTensors, rate
         + chip.split_cost * (mapping.split > 1.0) * kernels.tiled * ~alone,
         operand_far_bytes=by_operand,
         fits=_fits(kernels, mapping, chip),
+        operand_core_bytes=by_core,
     )
 
 

@@ -40,8 +40,10 @@ def engine_feed(kernels: KernelTensors, grid: Grid, rates: RateTensors) -> tuple
     return shared, fragments
 
 
-def l2_to_core(kernels: KernelTensors, mapping: MappingBatch, grid: Grid) -> tuple[Tensor, Tensor, Tensor]:
-    """Bytes that leave L2, that arrive in blocks, and that blocks store.
+def l2_to_core(
+    kernels: KernelTensors, mapping: MappingBatch, grid: Grid
+) -> tuple[Tensor, Tensor, Tensor, tuple[Tensor, ...]]:
+    """Bytes that leave L2, that arrive in blocks, that blocks store, and both of these by operand.
 
     A factor is loaded by every block along the axis it lacks. Where the engine reads shared memory itself, blocks of a
     cluster (along m) load what they have in common once.
@@ -51,6 +53,7 @@ def l2_to_core(kernels: KernelTensors, mapping: MappingBatch, grid: Grid) -> tup
     loads = torch.zeros_like(grid.blocks)
     stores = torch.zeros_like(grid.blocks)
     partial = torch.where(mapping.split > 1.0, mapping.split, torch.zeros_like(mapping.split))
+    by_operand = []
     for o in kernels.operands:
         whole = o.bytes_of(kernels.sizes)
         repeats = (
@@ -61,10 +64,12 @@ def l2_to_core(kernels: KernelTensors, mapping: MappingBatch, grid: Grid) -> tup
         arrives = whole * repeats * split * executed * (1.0 - o.write)
         loads = loads + arrives
         sent = sent + arrives * torch.where(o.m > 0, 1.0, torch.ceil(grid.blocks_m / cluster) / grid.blocks_m)
-        stores = stores + whole * o.write * o.leaves
+        leaves = whole * o.write * o.leaves
+        stores = stores + leaves
         partials = o.elements_of(kernels.sizes) * ACCUMULATOR_BYTES * partial * o.write
         sent, loads, stores = sent + partials, loads + partials, stores + partials
-    return sent, loads, stores
+        by_operand.append(arrives + leaves + 2.0 * partials)
+    return sent, loads, stores, tuple(by_operand)
 
 
 def external(
