@@ -184,8 +184,11 @@ def test_register_flat_chips_differ_from_the_gpu_in_the_memory_only() -> None:
         for field in ("capacity", "read_bandwidth", "read_energy", "write_energy", "interface_energy", "wire_energy"):
             assert getattr(chip.external, field).value == getattr(gpu.external, field).value, field
         assert chip.external.latency_s == pytest.approx(gpu.external.latency_s, rel=0.01)
-        for field in set(type(chip.power).model_fields) - {"product_energy", "vector_product_energy"}:
+        for field in set(type(chip.power).model_fields) - {"product_energy", "vector_product_energy", "static"}:
             assert getattr(chip.power, field).value == getattr(gpu.power, field).value, field
+        # Of the static floor, what the memories on the chip leak differs, and nothing else.
+        leaks, caches = chip.on_chip[0].leakage_w, sum(level.leakage_w for level in gpu.on_chip)
+        assert chip.power.static.value - leaks == pytest.approx(gpu.power.static.value - caches)
         for engine in chip.engines:
             twin = next(e for e in gpu.engines if e.kind == engine.kind)
             for dtype, energy in engine.energy.items():

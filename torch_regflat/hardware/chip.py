@@ -299,7 +299,7 @@ class MemoryLevel(Frozen):
 
     @property
     def network_j_per_bit(self) -> float:
-        """Joules of wires and routers for a bit that leaves its core: to the next one, or as far as `placement` says."""
+        """Joules of wires and routers for a bit that leaves its core: to the next, or as far as `placement` says."""
         hops = _value(self.remote_hops) or 1.0
         if self.placement == "local":
             step = _value(self.remote_distance) / hops if self.exchanges else 0.0

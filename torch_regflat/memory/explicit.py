@@ -86,7 +86,7 @@ def move(kernels: KernelTensors, tiling: Tiling, own: Fixed, chip: ChipTensors) 
     spread = _spread(kernels, tiling, chip)
     core = {"compute": compute if spread is None else compute * spread, "vector": own.vector_s}
     for i, (name, numbers) in enumerate(zip(chip.level_names[:-1], chip.levels[:-1], strict=True)):
-        port = _port_s(read[i], written[i], numbers)
+        port = port_s(read[i], written[i], numbers)
         core[f"{name} ports"] = port * spread if spread is not None and stages.is_own(i) else port
     if own.network is not None:
         core[f"{chip.level_names[0]} network"] = own.network.seconds
@@ -111,7 +111,7 @@ def _spread(kernels: KernelTensors, tiling: Tiling, chip: ChipTensors) -> Tensor
     return torch.where(kernels.tiled > 0, chip.cores * steps / busy, torch.ones_like(kernels.work))
 
 
-def _port_s(read: Tensor, written: Tensor, numbers: LevelTensors) -> Tensor:
+def port_s(read: Tensor, written: Tensor, numbers: LevelTensors) -> Tensor:
     """Seconds of a level's ports: one for reads and one for writes, or one for both."""
     shared = numbers.shared_port > 0
     if bool(shared.all()):

@@ -201,6 +201,8 @@ class Task:
             to = far if i == len(chip.levels) - 1 else near
             _add(to, movement.read_bytes[i], 8.0 * level.read_energy)
             _add(to, movement.write_bytes[i], 8.0 * level.write_energy)
+        if movement.network_bytes is not None:
+            near = near + movement.network_bytes * (8.0 * chip.levels[0].network_energy)
         if self.with_limit:
             return self._cubed(core, movement.external_s, seconds, near, far)
         joules = near + far + seconds * chip.static_power
