@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 
 import pytest
@@ -41,7 +42,7 @@ def ordered(shapes: list[KernelShape]) -> None:
     found = search(READINGS[-1]).found(shapes)
     mappings = [None if f is None else f.mappings[0] for f in found]
     prices = [priced(name, shapes, mappings) for name in READINGS]
-    for better, worse in zip(prices, prices[1:], strict=False):
+    for better, worse in itertools.pairwise(prices):
         assert better[0] <= worse[0] * (1 + 1e-12)
         assert better[1] <= worse[1] * (1 + 1e-12)
 

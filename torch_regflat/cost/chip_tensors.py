@@ -72,6 +72,7 @@ class ChipTensors:
     unattributed_vector_flop: Tensor
     unattributed_bit: Tensor
     launch_gap: Tensor
+    bulk: Tensor
     host_floor: Tensor
     call_floor: Tensor
     convolution_host: Tensor
@@ -177,6 +178,7 @@ def chip_tensors(chips: list[Chip], software: list[Software], conditions: Condit
         static_power=column([chip.power.static.value for chip in chips]),
         unattributed_vector_flop=column([_value(chip.power.unattributed_vector_flop) for chip in chips]),
         unattributed_bit=column([_value(chip.power.unattributed_bit) for chip in chips]),
+        bulk=column([float(chip.execution.phases == "bulk-synchronous") for chip in chips]),
         launch_gap=column([_launch(chip, s, conditions)[0] for chip, s in pairs]),
         host_floor=column([_launch(chip, s, conditions)[1] for chip, s in pairs]),
         call_floor=column([_call_floor(chip, s, conditions) for chip, s in pairs]),

@@ -364,11 +364,16 @@ class PowerBudget(Frozen):
 
 
 class Execution(Frozen):
-    """What it costs to start a kernel, beyond its own work."""
+    """What it costs to start a kernel, beyond its own work.
+
+    `phases` of a register-flat chip: "overlapped" engines, ports and network work side by side; "bulk-synchronous"
+    cores first exchange what they share, then compute, their engines in turn.
+    """
 
     launch_gap_stream: Latency
     launch_gap_graph: Latency
     kernel_floor: Latency | None = None
+    phases: Literal["overlapped", "bulk-synchronous"] = "overlapped"
 
 
 class Die(Frozen):
@@ -408,7 +413,8 @@ class Chip(Frozen):
     levels between are used: caches fill themselves, a register-flat chip has one level of registers, and a scratchpad
     chip has any number of levels that its software manages, in front of systolic arrays. `clock` is what the cores run
     at unless power limits it; an engine may state another clock at which its datasheet peak holds. Chips of one
-    `architecture` are relatives: what was measured on one says something about the others.
+    `architecture` are relatives: what was measured on one says something about the others. A `speculative` file guesses
+    at a product that exists: every report of it lists what is guessed.
     """
 
     schema_: Literal[1] = Field(alias="schema")
@@ -421,6 +427,7 @@ class Chip(Frozen):
     software: str = ""
     description: str = ""
     aliases: tuple[str, ...] = ()
+    speculative: bool = False
     clock: Frequency
     cores: Cores
     engines: tuple[Engine, ...]
@@ -574,6 +581,13 @@ class Chip(Frozen):
         for path, value in changes.items():
             _set(data, path, value, self)
         return Chip.from_dict(data, f"{self.name} with changes", replacing=True)
+
+
+    def flatten(self, iso: Literal["area", "power"] = "area", **options: Any) -> Chip:
+        """The register-flat twin: the area of caches and shared memories spent on registers (`flatten.flatten`)."""
+        from .flatten import flatten
+
+        return flatten(self, iso, **options)
 
 
 def _value(quantity: Quantity | None) -> float:

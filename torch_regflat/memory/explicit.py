@@ -57,12 +57,18 @@ def fixed(kernels: KernelTensors, split: Tensor, stages: Stages, chip: ChipTenso
         written = written + between.copies
     reads[0], writes[0] = reads[0] + (read + vector), writes[0] + (written + vector)
     latency = sum((level.latency for level in chip.levels[1:-1]), chip.levels[0].latency)
+    lanes = kernels.vector_ops / chip.vector_rate + kernels.special_ops / chip.special_rate
+    overhead = chip.launch_gap + (chip.prologue + latency) * kernels.sequential
+    if bool(chip.bulk.any()):
+        # Cores compute after the exchange, with one engine at a time.
+        compute = compute + lanes * chip.bulk
+        overhead = overhead if between is None else overhead + between.seconds * chip.bulk
     return Fixed(
         tuple(reads),
         tuple(writes),
         compute,
-        kernels.vector_ops / chip.vector_rate + kernels.special_ops / chip.special_rate,
-        chip.launch_gap + (chip.prologue + latency) * kernels.sequential,
+        lanes,
+        overhead,
         tuple(room(kernels, stages, chip)),
         arrays,
         between,

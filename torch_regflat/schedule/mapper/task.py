@@ -92,7 +92,7 @@ class Task:
         if self.fixed.network is not None:
             others = torch.maximum(others, self.fixed.network.seconds)
         others = others.expand_as(self.fixed.read[0])
-        overhead = self.fixed.overhead_s.reshape(-1, 1, 1)
+        overhead = self.fixed.overhead_s.reshape(self.fixed.overhead_s.shape[0], 1, -1)
         sums, ports, splits = (*own.seconds, own.joules, *own.holds), len(own.seconds), self.splits.shape[-1]
         for part, values in space.values(CHUNK // splits, sums):
             seconds = slowest(values[:ports], own.fixed_s, others).add_(overhead)
