@@ -166,7 +166,8 @@ class MemoryLevel(Frozen):
     "interleaved" and "worst": every access goes to another core, over `remote_distance` or `worst_distance` and
     `remote_hops` routers, at no more than `remote_bandwidth`. `conflicts = "random"`: accesses fall on `banks` of
     `bank_width` bytes a clock at random, so some wait (`contention`); "none": software picks the banks of every step.
-    `leakage` is that of all copies, and a part of the chip's static power.
+    `leakage` is that of all copies, and a part of the chip's static power. `host` is true where the external level is
+    the host's memory, of a chip without DRAM.
     `sustained_bandwidth` is what long copies are measured to reach, where somebody measured.
     `bus_width` and `data_rate` (a pin) of an external level are where its bandwidth comes from; a test multiplies them.
     """
@@ -201,6 +202,7 @@ class MemoryLevel(Frozen):
     leakage: Power | None = None
     area: Area | None = None
     external: bool = False
+    host: bool = False
 
     _clock: float = PrivateAttr(default=1.0)
     _cores: float = PrivateAttr(default=1.0)
@@ -211,6 +213,8 @@ class MemoryLevel(Frozen):
             raise ValueError(f"usable = {self.usable} is more than capacity = {self.capacity}")
         if self.external and self.scope != "chip":
             raise ValueError('an external level serves the whole chip; write scope = "chip"')
+        if self.host and not self.external:
+            raise ValueError("host = true is for the external level of a chip that has no DRAM of its own")
         if self.scope == "chip" and self.banks is None and self.bank_bits is not None:
             raise ValueError("bank_bits without banks; say how many banks there are")
         lacking = [field for field in ("banks", "bank_width") if getattr(self, field) is None]
