@@ -291,6 +291,62 @@ def _tick(what: str, done: threading.Event) -> None:
 
 
 @main.command()
+@click.argument("model")
+@click.option("--chip", "chips", multiple=True, required=True, help="Two: the first is what the second is compared to.")
+@click.option("--phase", "phases", type=click.Choice(_PHASES), multiple=True, help="By default what the model is for.")
+@click.option("--batch", "batches", type=int, multiple=True, help="Sequences at a time; repeatable.  [default: 1]")
+@click.option("--context", "contexts", type=int, multiple=True, help="Tokens in the cache, or of a prompt; repeatable.")
+@click.option("--dtype", "dtypes", multiple=True, help="Data type of weights and activations; repeatable.")
+@click.option("--kv-dtype", help="Data type of the KV cache; by default that of the activations.")
+@click.option("--weights", help="Format of linear layers' weights: fp8, mxfp8, int8, int4, mxfp4 or nvfp4.")
+@click.option("--activations", help="Multiply in this format too.")
+@click.option("--mode", type=click.Choice(_MODES), default="graph", show_default=True, help="How kernels are formed.")
+@click.option("--software", help="Runs on the first chip in place of its own: a variant by name, or a software file.")
+@click.option("--format", "format_", type=click.Choice(("table", "markdown", "csv")), default="table", show_default=True)
+@click.option("-o", "--output", type=click.Path(), help="Write to this file instead of the terminal.")
+@click.option("-q", "--quiet", is_flag=True, help="No progress, no warnings.")
+@click.option("-v", "--verbose", is_flag=True, help="Tracebacks of errors.")
+def compare(model: str, chips: tuple[str, ...], verbose: bool, **options: Any) -> None:
+    """Compare two chips on MODEL like for like, and say where the first one loses its time."""
+    with _one_sentence(verbose):
+        _emit(_compare(model, chips, **options), options["output"])
+
+
+def _compare(
+    model: str, chips: tuple[str, ...], output: str | None, format_: str, quiet: bool, **options: Any
+) -> str:
+    if len(chips) != 2:
+        raise InputError(f"compare takes two chips, found {len(chips)}; give --chip twice")
+    for name, single in (("batches", "--batch"), ("contexts", "--context")):
+        for value in options[name]:
+            _check_positive(single, value)
+    _check_layout(None, output)
+    from .study.compare import compare as compared
+    from .study.rows import to_csv
+    from .study.tables import render
+    from .study.variants import Variant
+
+    axes = {"phases": (None,), "batches": (1,), "contexts": (None,), "dtypes": (None,)}
+    options |= {name: options[name] or default for name, default in axes.items()}
+    one, other = (Variant.of(chip) for chip in chips)
+    with _warnings(quiet):
+        found = compared(model, one, other, progress=False if quiet else None, **options)
+    if format_ == "csv":
+        return to_csv([{"pair": pair.name, **row} for point in found for pair, *rows in point.pairs for row in rows])
+    return render(found, one.chip, other.chip, format_ == "markdown")
+
+
+def _emit(text: str, output: str | None) -> None:
+    """To the terminal, or to a file in one step."""
+    if output in (None, "-"):
+        click.echo(text, nl=False)
+        return
+    from .report.files import write
+
+    write(str(output), text)
+
+
+@main.command()
 @click.argument("files", nargs=-1)
 @click.option("--from-package", is_flag=True, help="Rows of the installed package aiconfigurator-core.")
 @click.option("--sample", type=int, help="Of each table of that package so many rows.  [default: 200]")

@@ -14,6 +14,7 @@ from torch import Tensor
 from ..cost.chip_tensors import ChipTensors, LevelTensors, RateTensors
 from ..cost.kernel import Movement
 from ..cost.shapes import KernelTensors, where_lacking
+from .attention import RESIDENT
 from .cache import ACCUMULATOR_BYTES, VECTOR_BYTES
 from .quantities import Stages
 from .systolic import Systolic, systolic
@@ -33,6 +34,7 @@ class Fixed:
     compute_s: Tensor
     vector_s: Tensor
     overhead_s: Tensor
+    far_share: Tensor
     room: tuple[Tensor, ...]
     systolic: Systolic | None
 
@@ -51,15 +53,29 @@ def fixed(kernels: KernelTensors, split: Tensor, stages: Stages, chip: ChipTenso
     writes = [passing + near_in + near_out] * (count - 2) + [passing + near_out, far_out]
     reads[0], writes[0] = reads[0] + (read + vector), writes[0] + (written + vector)
     latency = sum((level.latency for level in chip.levels[1:-1]), chip.levels[0].latency)
+    vector_s = kernels.vector_ops / chip.vector_rate + kernels.special_ops / chip.special_rate
+    # What software loses, as on a cache hierarchy; an ideal mapper loses none of it.
+    attends = kernels.attention > 0
+    compute = compute / rates.issue
+    compute = compute + attends * chip.softmax_exposed * torch.minimum(compute, vector_s)
     return Fixed(
         tuple(reads),
         tuple(writes),
         compute,
-        kernels.vector_ops / chip.vector_rate + kernels.special_ops / chip.special_rate,
-        chip.launch_gap + (chip.prologue + latency) * kernels.sequential,
+        vector_s,
+        chip.launch_gap
+        + attends * chip.block_latency / RESIDENT
+        + (chip.prologue * ~attends + latency) * kernels.sequential,
+        far_share(kernels, chip),
         tuple(room(kernels, stages, chip)),
         arrays,
     )
+
+
+def far_share(kernels: KernelTensors, chip: ChipTensors) -> Tensor:
+    """Share of the external memory's bandwidth that the software reaches, `[kernel, chip, 1, 1]`."""
+    product = torch.where(kernels.attention > 0, chip.attention_memory, chip.memory_efficiency)
+    return torch.where(kernels.tiled > 0, product, chip.stream_efficiency)
 
 
 def move(kernels: KernelTensors, tiling: Tiling, own: Fixed, chip: ChipTensors) -> Movement:
@@ -86,7 +102,7 @@ def move(kernels: KernelTensors, tiling: Tiling, own: Fixed, chip: ChipTensors) 
         read_bytes=tuple(read),
         write_bytes=tuple(written),
         core_s=core,
-        external_s=(read[-1] + written[-1]) / (external.read_bandwidth * chip.memory_efficiency),
+        external_s=(read[-1] + written[-1]) / (external.read_bandwidth * own.far_share),
         overhead_s=own.overhead_s,
         operand_far_bytes=tiling.operands,
         fits=_fits(kernels, tiling, own, chip),

@@ -1,0 +1,136 @@
+"""Two chips like for like: the same software on both, and the same everything but the on-chip memory.
+
+A GPU is priced with the losses of real libraries, an unbuilt chip with an ideal mapper, and their arithmetic, boards
+and external memories differ too. What is left of a difference where all that is equal comes from the on-chip memory;
+only that is credited to it. What boards are measured to spend beyond the sum of their parts (`unattributed`) is charged
+to both alike, and each pair is made with and without it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from ..hardware.chip import Chip
+from ..hardware.software import Software
+from .variants import Variant
+
+UNATTRIBUTED = ("unattributed_flop", "unattributed_vector_flop", "unattributed_bit")
+"""Fields of a chip's power that hold what boards spend beyond the sum of their parts."""
+_BOARD = ("limit", "static", "idle", *UNATTRIBUTED)
+_EXTERNAL = (
+    "capacity", "usable", "read_bandwidth", "write_bandwidth", "sustained_bandwidth", "latency", "shared_port",
+    "read_energy", "write_energy", "interface_energy", "router_energy",
+)  # fmt: skip
+"""What makes an external memory; how far its bits go on the chip is the chip's own (`wire_energy`, `distance`)."""
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Two chips under conditions named `name`. In a `fair` pair only the on-chip memory differs."""
+
+    name: str
+    one: Variant
+    other: Variant
+    same_software: bool
+    fair: bool
+    unattributed: bool
+
+    @property
+    def both(self) -> tuple[Variant, Variant]:
+        return self.one, self.other
+
+
+def pairs(one: Variant, other: Variant) -> list[Pair]:
+    """The pairs that a comparison shows: as shipped; with the software of either on both; then also with the first
+    chip's arithmetic, board and external memory on both. Each with and without what is unattributed.
+    """
+    return [pair for unattributed in (True, False) for pair in _pairs(one, other, unattributed)]
+
+
+def fair_pairs(one: Variant, other: Variant, unattributed: bool = True) -> list[Pair]:
+    """Only those in which nothing but the on-chip memory differs."""
+    return [pair for pair in _pairs(one, other, unattributed) if pair.fair]
+
+
+def _pairs(one: Variant, other: Variant, unattributed: bool) -> Iterator[Pair]:
+    def pair(name: str, a: Variant, b: Variant, same: bool, fair: bool) -> Pair:
+        kept = (a, b) if unattributed else (without_unattributed(a), without_unattributed(b))
+        return Pair(name, *kept, same, fair, unattributed)
+
+    yield pair("as shipped", one, other, one.software == other.software, False)
+    equal = Variant(equal_but_on_chip(other.chip, one.chip), other.software, other.changed)
+    for second, fair in ((other, False), (equal, True)):
+        for owner in _owners(one, other):
+            what = "only the on-chip memory differs" if fair else "same software"
+            a, b = (under(v, owner.software, owner.chip, one.chip) for v in (one, second))
+            yield pair(f"{what}: {owner.software.name}", a, b, True, fair)
+
+
+def _owners(one: Variant, other: Variant) -> list[Variant]:
+    """Whose software and launches are put on both."""
+    same = one.software == other.software and one.chip.execution == other.chip.execution
+    return [one] if same else [one, other]
+
+
+def under(variant: Variant, software: Software, launches: Chip, charged: Chip) -> Variant:
+    """A chip with other software, with the launch costs of the chip that this software runs on, and with the
+    unattributed energies of a third.
+
+    Software whose energies are measured on boards as a whole (`switching`) leaves them out: the sum of the chip's parts
+    and what is unattributed take their place on both sides, or a chip that moves fewer bits would spend as much.
+    """
+    changes = {f"power.{field}": getattr(charged.power, field) for field in UNATTRIBUTED}
+    changes["execution"] = launches.execution
+    changes["power.product_energy"] = changes["power.vector_product_energy"] = None
+    plain = software.replace({"switching": None}) if software.switching is not None else software
+    return Variant(_replace(variant.chip, changes), plain, variant.changed)
+
+
+def without_unattributed(variant: Variant) -> Variant:
+    """The same with nothing charged beyond the sum of the parts."""
+    none: dict[str, Any] = {f"power.{f}": None for f in (*UNATTRIBUTED, "product_energy", "vector_product_energy")}
+    software = variant.software
+    plain = software.replace({"switching": None}) if software.switching is not None else software
+    return Variant(_replace(variant.chip, none), plain, variant.changed)
+
+
+def equal_but_on_chip(chip: Chip, like: Chip) -> Chip:
+    """A chip with the dense peaks, energies of arithmetic, board and external memory of another; its on-chip memory,
+    clock and number of cores stay.
+
+    Peaks and energies of number formats that both have are made equal, engine kind by engine kind.
+    """
+    changes: dict[str, Any] = {f"power.{field}": getattr(like.power, field) for field in _BOARD}
+    far = chip.external.name
+    changes.update({f"memory.{far}.{field}": getattr(like.external, field) for field in _EXTERNAL})
+    latency = like.external.latency
+    if latency is not None and latency.dimension == "cycles":
+        changes[f"memory.{far}.latency"] = f"{like.external.latency_s * 1e9!r} ns"
+    for engine in chip.engines:
+        for dtype in engine.rate:
+            ours, theirs = chip.engine_for(dtype, engine.kind), like.engine_for(dtype, engine.kind)
+            if theirs is None or ours is not engine:
+                continue
+            peak = like.engine_rate(theirs, dtype) / chip.engine_rate(engine, dtype)
+            changes[f"engines.{engine.name}.rate.{dtype}"] = f"{engine.rate[dtype].value * peak!r} FLOP/clk/core"
+            if dtype in theirs.energy:
+                changes[f"engines.{engine.name}.energy.{dtype}"] = theirs.energy[dtype]
+        changes[f"engines.{engine.name}.datasheet_peak"] = None
+    return _replace(chip, changes)
+
+
+def _replace(chip: Chip, changes: dict[str, Any]) -> Chip:
+    """`Chip.replace` with numbers of other files, whose sources go along."""
+    return chip.replace(**{path: _cited(value) for path, value in changes.items()})
+
+
+def _cited(value: Any) -> Any:
+    """A number of another chip, citing that rather than a key of the other file's sources."""
+    if hasattr(value, "model_dump"):
+        value = value.model_dump(by_alias=True, exclude_none=True)
+    if isinstance(value, dict):
+        cited = {key: _cited(item) for key, item in value.items()}
+        return {**cited, "source": "of the chip compared with"} if "source" in value else cited
+    return value
