@@ -25,6 +25,7 @@ _MODES = ("eager", "compiled", "graph", "serving")
 _OPTIMIZERS = ("adamw", "sgd", "sgd-momentum", "none")
 _GROUPINGS = ("op", "kernel", "module", "layer")
 _FORMATS = ("table", "json", "csv")
+_TABLES = ("table", "markdown", "csv")
 _PATIENCE_S = 2.0
 
 
@@ -302,7 +303,7 @@ def _tick(what: str, done: threading.Event) -> None:
 @click.option("--activations", help="Multiply in this format too.")
 @click.option("--mode", type=click.Choice(_MODES), default="graph", show_default=True, help="How kernels are formed.")
 @click.option("--software", help="Runs on the first chip in place of its own: a variant by name, or a software file.")
-@click.option("--format", "format_", type=click.Choice(("table", "markdown", "csv")), default="table", show_default=True)
+@click.option("--format", "format_", type=click.Choice(_TABLES), default="table", show_default=True)
 @click.option("-o", "--output", type=click.Path(), help="Write to this file instead of the terminal.")
 @click.option("-q", "--quiet", is_flag=True, help="No progress, no warnings.")
 @click.option("-v", "--verbose", is_flag=True, help="Tracebacks of errors.")
@@ -332,8 +333,36 @@ def _compare(
     with _warnings(quiet):
         found = compared(model, one, other, progress=False if quiet else None, **options)
     if format_ == "csv":
-        return to_csv([{"pair": pair.name, **row} for point in found for pair, *rows in point.pairs for row in rows])
+        return to_csv(row for point in found for row in point.rows)
     return render(found, one.chip, other.chip, format_ == "markdown")
+
+
+@main.command()
+@click.argument("ids", nargs=-1)
+@click.option("--rows", type=click.Path(), help="Keep the swept rows in this CSV, and take those that it holds.")
+@click.option("--write", "to_docs", is_flag=True, help="Write the document docs/claims.md.")
+@click.option("-o", "--output", type=click.Path(), help="Write the document to this file instead of the terminal.")
+@click.option("-q", "--quiet", is_flag=True, help="No progress, no warnings.")
+@click.option("-v", "--verbose", is_flag=True, help="Tracebacks of errors.")
+def claims(ids: tuple[str, ...], verbose: bool, **options: Any) -> None:
+    """Check the claims of the founding article, or those of IDS: what the model gives, and whether each holds."""
+    with _one_sentence(verbose):
+        _claims(ids, **options)
+
+
+def _claims(ids: tuple[str, ...], rows: str | None, to_docs: bool, output: str | None, quiet: bool) -> None:
+    if to_docs and output is not None:
+        raise InputError("--write is -o docs/claims.md; give one of them")
+    path = "docs/claims.md" if to_docs else output
+    for target in (path, rows):
+        _check_layout(None, target)
+    from .study.claims import Setup
+    from .study.claims import claims as checked
+    from .study.claims.render import markdown, text
+
+    with _warnings(quiet):
+        found = checked(ids=ids, csv=rows, progress=False if quiet else None)
+    _emit(text(found) if path is None else markdown(found, Setup()), path)
 
 
 def _emit(text: str, output: str | None) -> None:

@@ -27,6 +27,12 @@ class Comparison:
     pairs: tuple[tuple[Pair, Row, Row], ...]
     loss: Loss | None
 
+    @property
+    def rows(self) -> list[Row]:
+        """The rows of all pairs, with which pair each is of."""
+        named = [({"pair": p.name, "unattributed": p.unattributed}, row) for p, a, b in self.pairs for row in (a, b)]
+        return [{**name, **row} for name, row in named]
+
     def gain(self, figure: str, unattributed: bool = True) -> tuple[float, float] | None:
         """Least and largest ratio of a figure, first chip over second, of the pairs in which only the on-chip memory
         differs: what is credited to it. None where they could not be priced."""

@@ -25,6 +25,7 @@ CHUNK = 16
 """Workloads priced at once: equal kernels of all are priced once, and rows are written after each chunk."""
 
 ModelLike = str | nn.Module
+DEFAULTS: dict[str, Any] = {"kv_dtype": None, "weights": None, "activations": None, "mode": "graph"}
 
 
 @dataclass(frozen=True)
@@ -84,8 +85,18 @@ def sweep(
     """
     options = {"kv_dtype": kv_dtype, "weights": weights, "activations": activations, "mode": mode}
     hardware = variants(chips, parameters, software)
-    points = _points(models, phases, batches, contexts, dtypes, options)
-    known = {} if csv is None else _known(csv)
+    points = points_of(models, phases, batches, contexts, dtypes, options)
+    return fill({} if csv is None else known_rows(csv), points, hardware, csv, progress)
+
+
+def fill(
+    known: dict[tuple[Any, ...], Row],
+    points: Sequence[Point],
+    hardware: Sequence[Variant],
+    csv: str | Path | None = None,
+    progress: bool | None = None,
+) -> list[Row]:
+    """The rows of all points on all hardware; those that `known` lacks are priced and added to it, and to the CSV."""
     wanted = [(point, variant) for point in points for variant in hardware]
     missing = list({_key(p, v): (p, v) for p, v in wanted if _key(p, v) not in known}.values())
     with counted("prices", len(missing), progress) as step:
@@ -97,7 +108,15 @@ def sweep(
     return [known[_key(point, variant)] for point, variant in wanted]
 
 
-def _points(models: Any, phases: Any, batches: Any, contexts: Any, dtypes: Any, options: dict[str, Any]) -> list[Point]:
+def points_of(
+    models: Any,
+    phases: Any = None,
+    batches: Any = 1,
+    contexts: Any = None,
+    dtypes: Any = None,
+    options: Mapping[str, Any] | None = None,
+) -> list[Point]:
+    """Every combination of the axes as a point. Raises `InputError` for an axis without values, or a bad one."""
     axes = {"models": models, "phases": phases, "batches": batches, "contexts": contexts, "dtypes": dtypes}
     listed = {name: _listed(name, values) for name, values in axes.items()}
     for name in ("batches", "contexts"):
@@ -107,7 +126,7 @@ def _points(models: Any, phases: Any, batches: Any, contexts: Any, dtypes: Any, 
     if None in listed["batches"]:
         raise InputError("batches holds None; each must be a whole number from 1 on")
     order = itertools.product(*(listed[n] for n in ("models", "phases", "dtypes", "batches", "contexts")))
-    some = tuple(options.items())
+    some = tuple({**DEFAULTS, **(options or {})}.items())
     return [Point(model, phase, batch, context, dtype, some) for model, phase, dtype, batch, context in order]
 
 
@@ -119,7 +138,8 @@ def _listed(name: str, values: Any) -> list[Any]:
     return listed
 
 
-def _known(csv: str | Path) -> dict[tuple[Any, ...], Row]:
+def known_rows(csv: str | Path) -> dict[tuple[Any, ...], Row]:
+    """The rows that a CSV holds already. Raises `InputError` for those of another version of the model."""
     check_writable(csv)
     found = tables.load(csv)
     for row in found:

@@ -75,7 +75,8 @@ def _point(found: Comparison, one: Chip, other: Chip, markdown: bool) -> list[st
 
 
 def _pairs(found: Comparison, one: str, other: str, markdown: bool) -> str:
-    header = ["", "unattributed", f"latency {one}", other, "times faster", f"energy {one}", other, "times less", "the second is"]
+    header = ["", "unattributed", f"latency {one}", other, "times faster"]
+    header += [f"energy {one}", other, "times less", "the second is"]
     rows = []
     for pair, a, b in found.pairs:
         first = [pair.name, "with" if pair.unattributed else "without"]
