@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..hardware.chip import Chip
+from ..hardware.quantity import Quantity
 from ..hardware.software import Software
 from .variants import Variant
 
@@ -70,8 +71,7 @@ def _pairs(one: Variant, other: Variant, unattributed: bool) -> Iterator[Pair]:
 
 def _owners(one: Variant, other: Variant) -> list[Variant]:
     """Whose software and launches are put on both."""
-    same = one.software == other.software and one.chip.execution == other.chip.execution
-    return [one] if same else [one, other]
+    return [one] if one.software == other.software else [one, other]
 
 
 def under(variant: Variant, software: Software, launches: Chip, charged: Chip) -> Variant:
@@ -82,10 +82,23 @@ def under(variant: Variant, software: Software, launches: Chip, charged: Chip) -
     and what is unattributed take their place on both sides, or a chip that moves fewer bits would spend as much.
     """
     changes = {f"power.{field}": getattr(charged.power, field) for field in UNATTRIBUTED}
-    changes["execution"] = launches.execution
+    for field in ("launch_gap_stream", "launch_gap_graph", "kernel_floor"):
+        changes[f"execution.{field}"] = _in_seconds(getattr(launches.execution, field), launches)
     changes["power.product_energy"] = changes["power.vector_product_energy"] = None
-    plain = software.replace({"switching": None}) if software.switching is not None else software
-    return Variant(_replace(variant.chip, changes), plain, variant.changed)
+    return Variant(_replace(variant.chip, changes), _plain(software, launches), variant.changed)
+
+
+def _plain(software: Software, chip: Chip) -> Software:
+    """Without board energies, and with its cycles as seconds of the chip that they were stated for."""
+    changes: dict[str, Any] = {"switching": None} if software.switching is not None else {}
+    changes |= {field: _in_seconds(getattr(software, field), chip) for field in ("prologue", "split_cost")}
+    if software.attention is not None:
+        changes["attention.block_latency"] = _in_seconds(software.attention.block_latency, chip)
+    return software.replace(changes)
+
+
+def _in_seconds(quantity: Quantity | None, chip: Chip) -> str | None:
+    return None if quantity is None else f"{chip.seconds(quantity) * 1e9!r} ns"
 
 
 def without_unattributed(variant: Variant) -> Variant:
@@ -105,9 +118,7 @@ def equal_but_on_chip(chip: Chip, like: Chip) -> Chip:
     changes: dict[str, Any] = {f"power.{field}": getattr(like.power, field) for field in _BOARD}
     far = chip.external.name
     changes.update({f"memory.{far}.{field}": getattr(like.external, field) for field in _EXTERNAL})
-    latency = like.external.latency
-    if latency is not None and latency.dimension == "cycles":
-        changes[f"memory.{far}.latency"] = f"{like.external.latency_s * 1e9!r} ns"
+    changes[f"memory.{far}.latency"] = _in_seconds(like.external.latency, like)
     for engine in chip.engines:
         for dtype in engine.rate:
             ours, theirs = chip.engine_for(dtype, engine.kind), like.engine_for(dtype, engine.kind)

@@ -101,12 +101,10 @@ def _read(row: dict[str, str], where: str, line: int) -> Row:
     for name, text in row.items():
         if None in (name, text):
             raise InputError(f"{where}, line {line}: it has another number of cells than the header; delete the line")
-        if text == "" and not (name in ("error", "bound_by") or name not in KEYS + FIGURES):
-            found[name] = None
-        elif text == "" and name not in _TEXTS:
-            continue
-        else:
+        if text or name in _TEXTS:
             found[name] = _value(name, text, f"{where}, line {line}")
+        elif name in KEYS + FIGURES:
+            found[name] = None  # other columns are of levels and parameters that other rows have
     return found
 
 
