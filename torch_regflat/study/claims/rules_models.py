@@ -113,7 +113,7 @@ def no_bottleneck(evidence: Evidence, numbers: dict[str, Any]) -> Finding:
         f"{sum(share < most for share in shares)} of {len(rows)} points less than {percent(most)} of it; "
         f"the weights and caches need {span(chips, lambda value: f'{value:.0f}')} chips' external memory"
     )
-    assumed = "decode; what does not fit is priced as if it did, and links between chips cost nothing"
+    assumed = "what does not fit is priced as if it did, and links between chips cost nothing"
     return judge(cases, gives, f"{_swept(evidence).split(', prefill')[0]}; {assumed}")
 
 
