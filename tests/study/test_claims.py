@@ -41,7 +41,8 @@ def test_every_claim_has_a_source_and_a_rule_or_a_reason() -> None:
     assert {claim.rule for claim in found if claim.rule} == set(RULES)
     wanted = {
         "gpu-utilization-moe", "gpu-utilization-8b", "memory-energy", "deeper-hierarchy", "one-cycle",
-        "loads-undisturbed", "less-area", "trillion-parameters", "lower-power", "memory-wall", "training-inference", "inference-dominates",
+        "loads-undisturbed", "less-area", "trillion-parameters", "lower-power", "memory-wall", "training-inference",
+        "inference-dominates",
         "answer-quality",
     }  # fmt: skip
     assert wanted <= {claim.id for claim in found}
