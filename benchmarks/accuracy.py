@@ -94,7 +94,8 @@ def page(found: Sequence[Prediction], held_out: Sequence[Prediction]) -> str:
         ),
         "## Relative accuracy",
         "Pairs of held-out rows on one GPU that differ in one factor, neighbours along it. The smallest change to "
-        "believe is the modelled change from which on 95 % of pairs go the way the model says.",
+        "believe is the modelled change at which 95 % of pairs go the way the model says: of at least ten that change "
+        "by as much and up to twice that, and of all that change by more.",
         _pairs(held_out),
         _fragment("ablation"),
         _fits(),

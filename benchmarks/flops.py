@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import sys
-
 import torch
 from tabulate import tabulate
 from torch import nn
@@ -12,9 +10,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import torch_regflat as regflat
 from torch_regflat.capture.huggingface import prepare
-
-sys.path.insert(0, ".")
-from tests.zoo_resnet import resnet50
+from torch_regflat.models.plain import ResNet
 
 DENSE = {"llama-3-8b": 2048, "gpt2-xl": 1024, "bert-large": 512, "vit-large": None, "whisper-large-v3": None}
 EXPERTS = ("mixtral-8x7b", "deepseek-v3", "kimi-k2", "gpt-oss-120b")
@@ -67,7 +63,7 @@ def main() -> None:
         flops = regflat.profile(ready.model, ready.args, ready.kwargs).total.flops
         rows.append((name, ready.inputs, flops, counted(ready.model, ready.args, ready.kwargs), "FlopCounterMode"))
     with torch.device("meta"):
-        model, image = resnet50().eval(), torch.empty(1, 3, 224, 224)
+        model, image = ResNet().eval(), torch.empty(1, 3, 224, 224)
     flops = regflat.profile(model, (image,)).total.flops
     rows.append(("resnet-50", "1x3x224x224", flops, counted(model, (image,), {}), "FlopCounterMode"))
     for name in EXPERTS:

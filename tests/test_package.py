@@ -52,8 +52,10 @@ def test_import_loads_neither_torch_nor_anything_else_heavy() -> None:
 
 
 @pytest.mark.parametrize(
-    "module", ["result", "report", "report.text", "report.json_", "report.csv_", "hardware.library", "cli"]
-)
+    "module",
+    ["result", "report", "report.text", "report.json_", "report.csv_", "regression.diff", "regression.revision",
+     "hardware.library", "cli", "pytest_plugin", "_checking"],
+)  # fmt: skip
 def test_modules_that_must_not_import_torch(module: str) -> None:
     assert python(f"import sys, torch_regflat.{module}; print('torch' in sys.modules)") == "False\n"
 

@@ -26,6 +26,7 @@ _OPTIMIZERS = ("adamw", "sgd", "sgd-momentum", "none")
 _GROUPINGS = ("op", "kernel", "module", "layer")
 _FORMATS = ("table", "json", "csv")
 _TABLES = ("table", "markdown", "csv")
+_DIFF_FORMATS = ("table", "markdown", "json")
 _PATIENCE_S = 2.0
 
 
@@ -75,7 +76,10 @@ def _model_options(command: Callable[..., Any]) -> Callable[..., Any]:
             click.option("--seq-len", type=int, help="Tokens a sequence."),
             click.option("--context", type=int, help="Tokens already in the KV cache, for --phase decode."),
             click.option(
-                "--chip", "chips", multiple=True, help="A name `regflat chips` lists, or a chip file; repeatable."
+                "--chip",
+                "chips",
+                multiple=True,
+                help="A name `regflat chips` lists, a chip file, or auto for this machine's GPU; repeatable.",
             ),
             click.option(
                 "--mode",
@@ -127,6 +131,7 @@ def _model_options(command: Callable[..., Any]) -> Callable[..., Any]:
 @click.option("--sort-by", help="latency, energy, flops, traffic, utilization, ...; by default in order of execution.")
 @click.option("--row-limit", type=int, help="Show so many rows, and the sum of the others.")
 @click.option("--sensitivity", is_flag=True, help="Also: what 1 % more of each number of the chip does.")
+@click.option("--timeline", is_flag=True, help="Also: what the engines waited for, and what lay on chip.")
 def profile(model: str, verbose: bool, **options: Any) -> None:
     """Price MODEL on one or more chips.
 
@@ -152,8 +157,9 @@ def _profile(model: str, verbose: bool, **options: Any) -> str:
     phases: tuple[str | None, ...] = options["phases"] or (None,)
     if len(phases) > 1:
         _check_side_by_side(options)
-    if options["sensitivity"] and (options["format_"] != "table" or len(phases) > 1):
-        raise InputError("--sensitivity is a table of one phase; leave out --format and give --phase once")
+    for name in ("sensitivity", "timeline"):
+        if options[name] and (options["format_"] != "table" or len(phases) > 1):
+            raise InputError(f"--{name} is a table of one phase; leave out --format and give --phase once")
     with _waiting(f"profiling {model}", options["quiet"]), _warnings(options["quiet"]):
         profiles = [_profile_phase(model, phase, options) for phase in phases]
     from .report import render
@@ -165,8 +171,15 @@ def _profile(model: str, verbose: bool, **options: Any) -> str:
     prof = profiles[0]
     if options["format_"] == "table":
         shown = render(prof.result, "table", **layout, wide=verbose, width=_width(options["output"]))
+        shown += _timelines(prof) if options["timeline"] else ""
         return shown + _sensitivities(prof) if options["sensitivity"] else shown
     return render(prof.result, options["format_"], **layout)
+
+
+def _timelines(prof: Profile) -> str:
+    from .report.timeline import render
+
+    return "".join(f"\n{render(prof.timeline(chip.chip))}" for chip in prof.chips)
 
 
 def _sensitivities(prof: Profile) -> str:
@@ -376,6 +389,93 @@ def _emit(text: str, output: str | None) -> None:
 
 
 @main.command()
+@click.argument("before")
+@click.argument("now")
+@click.option("--metric", default="latency_s", show_default=True, help="What rows and --fail-above are about.")
+@click.option("--fail-above", metavar="PERCENT", help="Exit with 1 if it grew by more on any chip, as in 2%.")
+@click.option("--phase", "phases", type=click.Choice(_PHASES), multiple=True, help="Of factories; by default forward.")
+@_model_options
+@click.option("--by", type=click.Choice(_GROUPINGS), default="layer", show_default=True, help="A row for each.")
+@click.option("--expand", is_flag=True, help="Show each of the repeated layers.")
+@click.option("--row-limit", type=int, default=30, show_default=True, help="Show so many of the rows that changed.")
+@click.option("--format", "format_", type=click.Choice(_DIFF_FORMATS), default="table", show_default=True)
+@click.option("-o", "--output", type=click.Path(), help="Write to this file instead of the terminal.")
+@click.pass_context
+def diff(context: click.Context, /, before: str, now: str, verbose: bool, **options: Any) -> None:
+    """Show what changed from BEFORE to NOW, layer by layer.
+
+    Each is a profile saved as JSON, module:factory for what is in the current folder, or module:factory@REVISION for
+    what git has of it. Options that say what is priced go to factories.
+    """
+    with _one_sentence(verbose):
+        text, complaint = _diff(before, now, _given(context), **options)
+        if options["output"] not in (None, "-"):
+            from .report.files import write
+
+            write(options["output"], text)
+    if options["output"] in (None, "-"):
+        click.echo(text, nl=False)
+    if complaint:
+        click.echo(f"regflat: {complaint}", err=True)
+        raise click.exceptions.Exit(1)
+
+
+def _diff(before: str, now: str, given: list[str], **options: Any) -> tuple[str, str]:
+    """The report, and what is wrong where more than `--fail-above` was added."""
+    from .regression.diff import diff as compare
+    from .regression.diff_report import render
+    from .regression.metrics import named
+    from .regression.revision import obtain, source
+
+    limit = _percentage(options["fail_above"])
+    named(options["metric"])
+    _check_positive("--row-limit", options["row_limit"])
+    _check_layout(None, options["output"])
+    sides = source(before), source(now)
+    if given and not any(side.factory for side in sides):
+        raise InputError(f"{given[0]} is for factories; both sides are saved profiles, which are compared as they are")
+    with _waiting("profiling both", options["quiet"]):
+        old, new = (obtain(side, given) for side in sides)
+    layout = {name: options[name] for name in ("metric", "by", "expand")}
+    found = compare(old, new, (before, now), **layout)
+    text = render(found, options["format_"], options["row_limit"])
+    if limit is None or found.worst() <= limit:
+        return text, ""
+    return text, f"{found.metric.words} grew by {100 * found.worst():.3g} %, more than {options['fail_above']}"
+
+
+def _percentage(text: str | None) -> float | None:
+    if text is None:
+        return None
+    from .units import parse
+
+    try:
+        value = parse(text, "number") if text.rstrip().endswith("%") else -1.0
+    except InputError:
+        value = -1.0
+    if value < 0:
+        raise InputError(f"--fail-above is {text!r}; it must be a percentage of 0 or more, as in 2%")
+    return value
+
+
+def _given(context: click.Context) -> list[str]:
+    """The options of the model that were written on the command line, as `regflat profile` takes them."""
+    found: list[str] = []
+    for option in context.command.params:
+        name = option.name or ""
+        written = context.get_parameter_source(name) is click.core.ParameterSource.COMMANDLINE
+        if not isinstance(option, click.Option) or not written or name in _OF_DIFF:
+            continue
+        value = context.params[name]
+        values = value if option.multiple else [value]
+        found += [option.opts[0]] if option.is_flag else [word for v in values for word in (option.opts[0], str(v))]
+    return found
+
+
+_OF_DIFF = ("metric", "fail_above", "by", "expand", "row_limit", "format_", "output", "quiet", "verbose")
+
+
+@main.command()
 @click.argument("files", nargs=-1)
 @click.option("--from-package", is_flag=True, help="Rows of the installed package aiconfigurator-core.")
 @click.option("--sample", type=int, help="Of each table of that package so many rows.  [default: 200]")
@@ -442,6 +542,79 @@ def _check_validation(files: tuple[str, ...], options: dict[str, Any]) -> None:
         raise InputError("--predictions writes a file beside the tables; give it a name")
     if options["worst"] < 0 or options["min_us"] < 0:
         raise InputError("--worst and --min-us must be 0 or more")
+
+
+@main.command()
+@click.option(
+    "-o", "--output", type=click.Path(), help="The folder for the files of rows.  [default: measured-<the GPU>]"
+)
+@click.option("--resume", is_flag=True, help="Go on in a folder that has rows already; those are not measured again.")
+@click.option("--chip", default="auto", show_default=True, help="What to compare with: a chip's name, or a chip file.")
+@click.option(
+    "--class",
+    "classes",
+    multiple=True,
+    help="Only these kernels; repeatable: gemm, gemm-fp32, gemm-fp8, elementwise, norm, prefill, decode, convolution, "
+    "experts.  [default: all]",
+)
+@click.option("--rows", type=int, default=640, show_default=True, help="Rows of kernels; 0 for models alone.")
+@click.option("--seed", type=int, default=0, show_default=True, help="Of the shapes of kernels.")
+@click.option(
+    "--launch",
+    type=click.Choice(("graph", "eager")),
+    default="graph",
+    show_default=True,
+    help="Kernels from a replayed CUDA graph, or from the host.",
+)
+@click.option(
+    "--cache",
+    type=click.Choice(("cold", "warm")),
+    default="cold",
+    show_default=True,
+    help="Kernels on operands that left the L2, or that are in it.",
+)
+@click.option(
+    "--model",
+    "models",
+    multiple=True,
+    help="Only this whole model; repeatable: llama-3-8b, bert-large, resnet-50, or none.  [default: all]",
+)
+@click.option(
+    "--mode",
+    "modes",
+    type=click.Choice(("eager", "compiled", "graph")),
+    multiple=True,
+    help="How whole models run; repeatable.  [default: all]",
+)
+@click.option("--seconds", type=float, default=1.0, show_default=True, help="How long to measure each row.")
+@click.option("--minutes", type=float, help="Stop after so many minutes; --resume goes on.")
+@click.option("--worst", type=int, default=0, help="Also show so many of the worst rows.")
+@click.option("--format", "format_", type=click.Choice(_FORMATS), default="table", show_default=True)
+@click.option("-q", "--quiet", is_flag=True, help="No progress, no list of skipped rows.")
+@click.option("-v", "--verbose", is_flag=True, help="Tracebacks of errors.")
+def measure(verbose: bool, **options: Any) -> None:
+    """Time kernels and models on this machine's CUDA GPU, write them as rows, and compare the model with them."""
+    with _one_sentence(verbose):
+        _measure(**options)
+
+
+def _measure(output: str | None, resume: bool, chip: str, quiet: bool, **options: Any) -> None:
+    from .measurement import run
+    from .measurement.device import CudaDevice
+    from .validation.report import render
+    from .validation.run import validate as compare
+
+    plan = run.plan_of(**{name: options[name] for name in run.OPTIONS})
+    device = CudaDevice()
+    gpu = run.gpu_of(device, chip)
+    folder = run.folder_of(output, gpu, resume=resume)
+    with _bar("rows", quiet) as progress:
+        outcome = run.measure(plan, device, folder, gpu, progress=progress)
+    for line in outcome.lines(folder, device, listed=not quiet):
+        click.echo(f"regflat: {line}", err=True)
+    with _bar("rows", quiet) as progress:
+        found = compare(folder.files(), worst=options["worst"], progress=progress)
+    click.echo(render(found, options["format_"]), nl=False)
 
 
 def _packaged(options: dict[str, Any]) -> list[Any]:

@@ -34,21 +34,26 @@ from .errors import CapacityError, CaptureError, InputError, UnmodelledError
 from .hardware.chip import Chip
 from .hardware.library import load
 from .hardware.software import Software
+from .local import AUTO, gpu_name
 from .operators.lowering import workload as make_workload
 from .operators.shapes import checked_skew
 from .quantized import arithmetic, format_of, quantized
+from .regression.budget import assert_below
+from .regression.fingerprint import fingerprint
 from .report import files, text
 from .result import ChipResult, Coverage, Elasticity, Explanation, Result, Total
 from .schedule import modes
 from .schedule.explain import explain
 from .schedule.fit import fit as does_it_fit
+from .schedule.intervals import Prices
 from .schedule.kernels import Kernel, form_kernels
 from .schedule.modes import Execution, Mode
-from .schedule.run import Job, check_dtypes, coverage, main_dtype, run_all
+from .schedule.run import Job, check_dtypes, coverage, main_dtype, run, timeline
 from .schedule.select import check
 from .schedule.sensitivity import Sensitivity
 from .schedule.serving import served
 from .schedule.tile import annotate
+from .timeline import Timeline
 from .workload import Workload, with_kv_bits
 
 if TYPE_CHECKING:
@@ -72,6 +77,8 @@ class Profile:
     workload: Workload = field(repr=False)
     hardware: tuple[Chip, ...] = field(repr=False)
     execution: Execution = field(default_factory=Execution, repr=False)
+    prices: dict[str, Prices] = field(default_factory=dict, repr=False, compare=False)
+    """By chip, what was found for distinct kernels: it spares `timeline` a search."""
 
     def __getitem__(self, chip: str) -> ChipResult:
         for found in self.result.chips:
@@ -108,6 +115,17 @@ class Profile:
         software, conditions = self.execution.software_of(found), self.execution.mode.conditions
         return explain(self.workload, kernels, found, software, path, losers, conditions)
 
+    def timeline(self, chip: str | None = None) -> Timeline:
+        """When every kernel and every transfer runs on a chip (the first, unless named), and what they waited for.
+
+        It is made anew, and not saved with the profile, for it is much longer than the profile itself.
+        """
+        found = self._chip(chip)
+        kernels = form_kernels(self.workload, self.execution.mode)
+        software, conditions = self.execution.software_of(found), self.execution.mode.conditions
+        with _guard():
+            return timeline(self.workload, kernels, found, software, conditions, self.prices.get(found.name))
+
     def _chip(self, name: str | None) -> Chip:
         self[name or self.hardware[0].name]
         return next(chip for chip in self.hardware if name in (None, chip.name))
@@ -115,6 +133,16 @@ class Profile:
     def table(self, **options: Any) -> str:
         """The report as text; options as of `regflat profile` (`by`, `expand`, `sort_by`, `row_limit`)."""
         return text.render(self.result, **options)
+
+    def assert_below(self, **budgets: str | float) -> Profile:
+        """Raise `AssertionError` where a figure of any chip is above its budget.
+
+        `latency="2 ms"`, `energy="150 mJ"`, `memory_energy`, `peak_memory="16 GB"`, `external_traffic="3 GB"`,
+        `flops="1 TFLOP"`, `executed_flops`, `kernels=400`; a plain number is in SI. Gives the profile itself.
+        """
+        __tracebackhide__ = True
+        assert_below(self.result, budgets)
+        return self
 
     def save(self, path: str | Path) -> None:
         """Write the whole result, losslessly, as JSON."""
@@ -512,6 +540,7 @@ def _lowered(
 def _price(captured: Captured, chips: list[Chip], strict: bool, execution: Execution) -> Profile:
     """From kernels to a profile."""
     labels, results = captured.labels, []
+    prices: dict[str, Prices] = {chip.name: {} for chip in chips}
     for chip in chips:
         job = captured.job(chip)
         if strict and not job.fit.fits:
@@ -520,7 +549,10 @@ def _price(captured: Captured, chips: list[Chip], strict: bool, execution: Execu
                 f"has {job.fit.has_bytes / 1e9:.1f} GB, at least {job.fit.chips} chips; "
                 "without strict it is priced as if it did"
             )
-        results += run_all([job], chip, execution.software_of(chip), conditions=execution.mode.conditions)
+        software = execution.software_of(chip)
+        options: dict[str, Any] = {"conditions": execution.mode.conditions, "prices": prices[chip.name]}
+        priced = run(job.workload, job.kernels, chip, software, job.fit, **options)
+        results.append(replace(priced, software_hash=software.hash))
         annotate(captured.graph, captured.kernels, results[-1])
     return Profile(
         result=Result(
@@ -536,11 +568,13 @@ def _price(captured: Captured, chips: list[Chip], strict: bool, execution: Execu
             model_version=MODEL_VERSION,
             versions=_versions(),
             notes=labels.notes,
+            graph_hash=fingerprint(captured.graph),
         ),
         graph=captured.graph,
         workload=captured.workload,
         hardware=tuple(chips),
         execution=execution,
+        prices=prices,
     )
 
 
@@ -573,7 +607,7 @@ def _load(chips: ChipLike | Sequence[ChipLike]) -> list[Chip]:
     listed = [chips] if isinstance(chips, (str, Path, Chip)) else list(chips)
     if not listed:
         raise InputError("no chip given; name at least one (regflat chips lists them)")
-    loaded = [load(chip) for chip in listed]
+    loaded = [load(gpu_name()) if chip == AUTO else load(chip) for chip in listed]
     for chip in loaded:
         check(chip)  # refuses what has no cost model before anything is recorded for it
     return loaded

@@ -207,6 +207,7 @@ class ChipResult:
     peak_flops_per_s: float = 0.0
     notes: tuple[str, ...] = ()
     interval: Interval = Interval()
+    software_hash: str = ""
 
     def rows(self, by: GroupBy = "layer", expand: bool = False) -> list[Row]:
         """Sum the kernels into rows, in order of first appearance.
@@ -304,6 +305,8 @@ class Result:
     model_version: str = ""
     versions: dict[str, str] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    graph_hash: str = ""
+    """Fingerprint of the captured graph; equal graphs have equal ones."""
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data, lossless: `Result.from_dict(r.to_dict()) == r`, also after a trip through JSON.

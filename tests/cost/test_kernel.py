@@ -197,7 +197,7 @@ def test_more_external_traffic_is_never_faster(shape: KernelShape, chip: str, sh
     )
     tensors, rates = chip_tensors([starved], [software]), rate_tensors([starved], [software], ["bf16"])
     again = evaluate(more, pack([shape]), tensors, rates, software.overlap)
-    assert (again.latency_s >= cost.latency_s * (1 - 1e-3)).all()
+    assert (again.latency_s >= cost.latency_s * (1 - 1e-9)).all()
 
 
 @pytest.mark.parametrize("name", ["h100-sxm", "a100-sxm-80gb", "a40", "l40s"])

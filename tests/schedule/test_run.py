@@ -9,12 +9,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.zoo_resnet import ResNet
 from torch_regflat.errors import ChipError
 from torch_regflat.hardware import evidence
 from torch_regflat.hardware.chip import Chip
 from torch_regflat.hardware.library import load
 from torch_regflat.hardware.software import for_chip
+from torch_regflat.models.plain import ResNet
 from torch_regflat.result import ChipResult
 from torch_regflat.schedule.fit import fit
 from torch_regflat.schedule.kernels import form_kernels

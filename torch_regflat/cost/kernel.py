@@ -17,7 +17,7 @@ from .shapes import KernelTensors
 _HALLEY_STEPS = 4
 """Enough from a start within a factor of two: each step cubes the error once it is small."""
 _MAX_STRETCH = 64.0
-_THROTTLE_STEPS = 8
+_NEWTON_STEPS = 12
 _TINY = 1e-30
 """Seconds below which times count as nothing, so that ratios stay finite."""
 
@@ -120,11 +120,11 @@ def evaluate(move: Movement, kernels: KernelTensors, chip: ChipTensors, rates: R
     extra_bit = far_bits * chip.unattributed_bit
     far_energy = level_energy[-1] + extra_bit
 
-    core, fused = list(move.core_s.values()), kernels.attention + kernels.sweeps > 0.0
-    stretch = _throttle(parts + extra_flop, far_energy, move, fused, overlap, chip)
-    slowed = [t * stretch for t in core]
-    core_s = _combine(slowed, overlap, fused)
-    latency = _combine([*slowed, move.external_s], overlap, fused) + move.overhead_s
+    fused = kernels.attention + kernels.sweeps > 0.0
+    core = _combine(list(move.core_s.values()), overlap, fused)
+    stretch = _throttle(parts + extra_flop, far_energy, core, move, fused, overlap, chip)
+    core_s = core * stretch
+    latency = _combine([core_s, move.external_s], overlap, fused) + move.overhead_s
     latency = torch.maximum(latency, far_energy / chip.dynamic_power)
     latency = latency + chip.convolution_host * kernels.convolution
     latency = torch.maximum(latency, torch.where(kernels.tiled > 0.0, chip.call_floor, chip.host_floor))
@@ -175,7 +175,7 @@ def combine(times: list[Tensor], overlap: str) -> Tensor:
 
 
 def _throttle(
-    core_j: Tensor, far_j: Tensor, move: Movement, fused: Tensor, overlap: str, chip: ChipTensors
+    core_j: Tensor, far_j: Tensor, core_s: Tensor, move: Movement, fused: Tensor, overlap: str, chip: ChipTensors
 ) -> Tensor:
     """How much slower the cores run (>= 1): s where core_j / s^2 + far_j is what the board allows for the time that the
     kernel then takes.
@@ -183,33 +183,56 @@ def _throttle(
     A burst of `repeats` kernels ends before the limit has acted in full: at once it does so to the `instant_share`,
     the rest comes after `settle_time`.
     """
-    times = [*move.core_s.values(), move.external_s]
-    nominal = torch.clamp(_combine(times, overlap, fused) + move.overhead_s, min=_TINY)
-    over = _over(core_j, far_j, nominal, chip.dynamic_power)
-    stretch, hot = torch.ones_like(over), over > 1.0
+    nominal = torch.clamp(_combine([core_s, move.external_s], overlap, fused) + move.overhead_s, min=_TINY)
+    excess = core_j + far_j - chip.dynamic_power * nominal
+    stretch, hot = torch.ones_like(excess), excess > 0.0
     if bool(hot.any()):
 
         def of(value: Tensor) -> Tensor:
-            return value.expand(over.shape)[hot]
+            return value.expand(excess.shape)[hot]
 
-        some, waits, core, far = [of(t) for t in times], of(fused), of(core_j), of(far_j)
-        budget = of(chip.dynamic_power)
-        own = torch.ones_like(core)
-        # s = (s · over(s))^(1/3): at once where cores decide the time, by thirds of what is left where not.
-        for _ in range(_THROTTLE_STEPS):
-            slowed = [t * own for t in some[:-1]]
-            seconds = torch.clamp(_combine([*slowed, some[-1]], overlap, waits) + of(move.overhead_s), min=_TINY)
-            own = cube_root(torch.clamp(_over(core, far, seconds, budget) * own, min=1.0))
-        stretch[hot] = torch.clamp(own, max=_MAX_STRETCH)
+        numbers = [of(t) for t in (core_j, far_j, core_s, move.external_s, move.overhead_s, chip.dynamic_power, fused)]
+        stretch[hot] = _balanced(*numbers, overlap=overlap)
     settled = torch.clamp(1.0 - chip.settle_time / chip.repeats / (nominal * stretch), min=0.0)
     share = chip.instant_share + (1.0 - chip.instant_share) * settled
     return 1.0 + (stretch - 1.0) * share
 
 
-def _over(core_j: Tensor, far_j: Tensor, seconds: Tensor, budget_w: Tensor) -> Tensor:
-    """Power of the cores over what the external memory leaves them, at least 5 % of the budget."""
-    left = torch.clamp(budget_w - far_j / seconds, min=budget_w * 0.05)
-    return torch.clamp((core_j / seconds) / left, max=_MAX_STRETCH**3)
+def _balanced(
+    core_j: Tensor,
+    far_j: Tensor,
+    core_s: Tensor,
+    external_s: Tensor,
+    overhead_s: Tensor,
+    budget_w: Tensor,
+    fused: Tensor,
+    *,
+    overlap: str,
+) -> Tensor:
+    """The root of s^2 (budget x time(s) - far_j) = core_j, by Newton's method from above: the left side is convex, so
+    every step stays above the root."""
+    watts = torch.clamp(budget_w * core_s, min=_TINY)
+    ratio = torch.clamp(2.0 * core_j / watts, min=1.0, max=_MAX_STRETCH**3)
+    stretch = torch.clamp(torch.maximum(cube_root(ratio), 2.0 * far_j / watts), max=_MAX_STRETCH)
+    for _ in range(_NEWTON_STEPS):
+        core = core_s * stretch
+        together = _combine([core, external_s], overlap, fused)
+        left = budget_w * (together + overhead_s) - far_j
+        slope = 2.0 * stretch * left + stretch * budget_w * _slope(core, together, overlap, fused)
+        step = (stretch * stretch * left - core_j) / torch.clamp(slope, min=_TINY)
+        stretch = torch.clamp(stretch - torch.clamp(step, min=0.0), min=1.0)
+    return stretch
+
+
+def _slope(core_s: Tensor, together_s: Tensor, overlap: str, fused: Tensor) -> Tensor:
+    """s times the derivative of the time of cores and external memory together by s, where cores take core_s."""
+    if overlap == "sum":
+        return core_s
+    share = core_s / torch.clamp(together_s, min=_TINY)
+    if overlap == "max":
+        return torch.where(share >= 1.0, core_s, torch.zeros_like(core_s))
+    fourth = _square(_square(share))
+    return together_s * torch.where(fused, fourth, fourth if overlap == "soft" else _square(fourth))
 
 
 def cube_root(x: Tensor) -> Tensor:

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import copy
 import functools
-import hashlib
-import json
 from collections.abc import Iterable
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field, PrivateAttr, ValidationError, model_validator
 
 from ..errors import ChipError, near
-from .quantity import Frozen, Measures, Quantity, check_sources, quantities
+from .quantity import Frozen, Measures, Quantity, check_sources, content_hash, quantities
 from .validation import explain
 
 EngineKind = Literal["matrix", "vector", "special"]
@@ -519,9 +517,7 @@ class Chip(Frozen):
     @functools.cached_property
     def hash(self) -> str:
         """First 16 hex digits of the SHA-256 of the contents; equal contents give equal hashes everywhere."""
-        data = self.model_dump(by_alias=True, exclude_none=True)
-        text = json.dumps(data, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
-        return hashlib.sha256(text.encode()).hexdigest()[:16]
+        return content_hash(self)
 
     def quantities(self) -> Iterable[tuple[str, Quantity]]:
         """Every number with its path (`memory.HBM3.read_bandwidth`)."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -26,6 +28,13 @@ class Frozen(BaseModel):
     model_config = ConfigDict(
         frozen=True, extra="forbid", populate_by_name=True, revalidate_instances="always", allow_inf_nan=False
     )
+
+
+def content_hash(model: Frozen) -> str:
+    """First 16 hex digits of the SHA-256 of the contents; equal contents give equal hashes everywhere."""
+    data = model.model_dump(by_alias=True, exclude_none=True)
+    text = json.dumps(data, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 class Quantity(Frozen):

@@ -12,7 +12,7 @@ from pydantic import AfterValidator, Field, ValidationError, model_validator
 from ..errors import ChipError, near
 from .chip import Chip, Engine, Number, OpEnergy, Share
 from .library import read_toml
-from .quantity import Frozen, Measures, Quantity, check_sources, quantities
+from .quantity import Frozen, Measures, Quantity, check_sources, content_hash, quantities
 from .validation import explain
 
 Cycles = Annotated[Quantity, Measures(("cycles", "time"), zero=True)]
@@ -246,6 +246,11 @@ class Software(Frozen):
             return cls.model_validate(data, context={"replacing": replacing})
         except ValidationError as error:
             raise ChipError(explain(error, data, cls, where)) from None
+
+    @functools.cached_property
+    def hash(self) -> str:
+        """As `Chip.hash`."""
+        return content_hash(self)
 
     def replace(self, changes: dict[str, Any], where: str = "software with changes") -> Software:
         """New, validated software with some fields changed, named by dotted paths (`attention.wide_head`).

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import functools
-import hashlib
 import itertools
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -52,7 +50,7 @@ class Variant:
             "chip": self.chip.name,
             "chip_hash": self.chip.hash,
             "software": self.software.name,
-            "software_hash": _hash(self.software),
+            "software_hash": self.software.hash,
             **{f"set {path}": value for path, value in self.changed.items()},
         }
 
@@ -77,8 +75,3 @@ def variants(
 
 def _listed(value: Any) -> list[Any]:
     return list(value) if isinstance(value, (list, tuple)) else [value]
-
-
-def _hash(software: Software) -> str:
-    text = json.dumps(software.model_dump(mode="json", by_alias=True, exclude_none=True), sort_keys=True)
-    return hashlib.sha256(text.encode()).hexdigest()[:16]

@@ -5,6 +5,8 @@ NVIDIA's aiconfigurator).
   are summed
 - vllm and sglang: routing is outside; the first product gathers its rows itself. vllm keeps room for the picks of all
   ranks: activation and sum run over all of them, and picks of other ranks are filled with zeros
+- regflat-measure (`measurement/kernels.py`): grouped products of torch; which rows go where is known before, rows are
+  copied in that order, and results are added up
 """
 
 from __future__ import annotations
@@ -57,9 +59,9 @@ def _experts(
     up = build.tensor(local, hidden, wide, dtype=number, role="weight")
     down = build.tensor(local, width, hidden, dtype=number, role="weight")
     offsets = build.tensor(local, dtype=torch.int32)
-    cutlass = framework == "trtllm"
+    cutlass, own_kernels = framework == "trtllm", framework == "regflat"
     kept = max(picks, rows) if framework == "vllm" else rows
-    order = _routed(build, tokens, topk, count) if cutlass else _sorted(build, picks)
+    routing = [] if own_kernels else [_routed(build, tokens, topk, count) if cutlass else _sorted(build, picks)]
 
     def grouped(a: fx.Node, weight: fx.Node, columns: int, **facts: Any) -> fx.Node:
         result = build.call(aten._grouped_mm.default, a, weight, offsets, out=(rows, columns))
@@ -73,7 +75,7 @@ def _experts(
         build.call(aten.fill.Scalar, build.tensor(kept - rows, columns, dtype=number), 0.0)
         return build.tensor(kept, columns, dtype=number)
 
-    if cutlass:
+    if cutlass or own_kernels:
         gathered = build.call(aten.index.Tensor, x, [build.tensor(rows, dtype=torch.int64)])
         first = grouped(gathered, up, wide)
     else:
@@ -83,7 +85,7 @@ def _experts(
     second = padded(grouped(own, down, hidden), hidden)
     index = build.tensor(kept, dtype=torch.int64)
     total = build.call(aten.index_add.default, build.tensor(tokens, hidden, dtype=number), 0, index, second)
-    return workload(build.graph(total, order))
+    return workload(build.graph(total, *routing))
 
 
 def _activated(build: Builder, x: fx.Node, rows: int, width: int, wide: int) -> fx.Node:

@@ -183,7 +183,7 @@ def _power(cells: Cells) -> dict[str, Any]:
 
 
 def _power_kernel(workload: str, cells: Cells) -> Row | None:
-    """The kernel in the column `config`: `b=1;q=1;kv=4096;h=8;kvh=1;d=128;bfloat16/kv-fp8`, or of experts."""
+    """The kernel in the column `config`: `b=1;q=1;kv=4096;h=8;kvh=1;d=128;bfloat16/kv-fp8`; of experts, or products."""
     parts = cells.text("config", default="").replace("bfloat16", "bf16").split(";")
     given = dict(part.partition("=")[::2] for part in parts if "=" in part)
     words = [part for part in parts if "=" not in part]
@@ -196,21 +196,25 @@ def _power_kernel(workload: str, cells: Cells) -> Row | None:
         "measured": 1.0,
     }
     if workload in PHASES and len(words) == 1:
-        sizes = {name: given.get(key, "") for name, key in _ATTENTION_KEYS.items()}
+        sizes = {name: given.get(key, "") for name, key in ATTENTION_KEYS.items()}
         dtype = words[0].removesuffix("/kv-bf16")
         return Attention(**known, **_attention(cells.others({**sizes, "phase": workload, "dtype": dtype})))
     if workload == "moe" and len(words) == 2:
-        sizes = {name: given.get(key, "") for name, key in _MOE_KEYS.items()}
+        sizes = {name: given.get(key, "") for name, key in MOE_KEYS.items()}
         return Moe(**known, **_moe(cells.others({**sizes, "dtype": words[0], "distribution": words[1]})))
+    if workload == "gemm" and len(words) == 1:
+        sizes = {name: given.get(key, "") for name, key in GEMM_KEYS.items()}
+        return Gemm(**known, **_gemm(cells.others({**sizes, "dtype": words[0]})))
     return None
 
 
-_ATTENTION_KEYS = {
+ATTENTION_KEYS = {
     "batch": "b", "q_len": "q", "kv_len": "kv", "heads": "h", "kv_heads": "kvh", "head_dim": "d",
 }  # fmt: skip
-_MOE_KEYS = {
+MOE_KEYS = {
     "num_tokens": "t", "hidden": "hid", "inter": "int", "topk": "topk", "num_experts": "E", "tp": "tp", "ep": "ep",
 }  # fmt: skip
+GEMM_KEYS = {"m": "m", "n": "n", "k": "k", "batch": "b"}
 
 
 @dataclass(frozen=True)

@@ -56,6 +56,7 @@ def _whole(phase: str) -> Callable[[Row], bool]:
         and row.phase == phase
         and row.metric in ("e2e_latency", "tokens_per_s")
         and row.model != "switchxl4"
+        and not (phase == "decode" and row.source.endswith("/eager"))
     )
 
 

@@ -21,7 +21,7 @@ from ..capture.phases import prepare_model
 from ..capture.record import capture
 from ..capture.training import capture_training
 from ..errors import InputError, near
-from ..models import facts
+from ..models import facts, plain
 from ..operators.lowering import workload
 from ..workload import Workload
 
@@ -93,7 +93,8 @@ def _neusight(model: str, batch: int, tokens: int, training: bool) -> tuple[nn.M
             if type(child).__name__ == "SwitchTransformersExperts":
                 child.forward = functools.partial(_even_experts, child)
         return found, {"input_ids": ids, "decoder_input_ids": ids.clone(), "use_cache": False}
-    raise InputError(f"no model is known by the name {model!r}{near(model, NEUSIGHT)}; known are {', '.join(NEUSIGHT)}")
+    known = (*NEUSIGHT, *plain.NAMES)
+    raise InputError(f"no model is known by the name {model!r}{near(model, known)}; known are {', '.join(known)}")
 
 
 def _config(name: str, **options: Any) -> Any:
@@ -189,6 +190,18 @@ def language_model(
     else:
         ready = prepare_model(module, model, "decode", batch, None, context, None)
     return workload(capture(ready.model, ready.args, ready.kwargs, kv_cache=ready.kv_cache))
+
+
+def plain_network(model: str, dtype: str, batch: int, length: int, phase: str) -> Workload:
+    """A network of `regflat measure` (`models/plain.py`): one forward, or one decode step against `length` tokens."""
+    if phase not in plain.phases(model) or dtype not in plain.DTYPES:
+        raise InputError(
+            f"{model} cannot be run as {phase} in {dtype}; it is measured as {' or '.join(plain.phases(model))} in "
+            f"{', '.join(plain.DTYPES)}"
+        )
+    module = plain.build(model, plain.DTYPES[dtype], "meta")
+    given = plain.inputs(module, batch, length, "meta", decode=phase == "decode")
+    return workload(capture(module, given, kv_cache=given[2:]))
 
 
 def layers(model: str) -> int:

@@ -23,6 +23,8 @@ CHANGE = 0.10
 """Changes whose direction is asked for."""
 SURE = 0.95
 """Share of right directions that makes a change worth believing."""
+LEAST_PAIRS = 10
+"""So few pairs of one size say something."""
 STEPS = (0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.75, 1.0, 1.5, 2.0, 4.0)
 
 
@@ -51,8 +53,9 @@ class Pair:
 class PairScore:
     """How well comparisons go in one class. `changed` pairs are those that measure at least 10 % apart.
 
-    `believable` is the smallest modelled change from which on 95 % of the pairs go the way the model says; None where
-    there is none. `error` is the median error of the modelled ratio.
+    `believable` is the smallest modelled change at which 95 % of the pairs go the way the model says: of at least ten
+    pairs that change by as much and up to twice that, and of all that change by more; None where there is none.
+    `error` is the median error of the modelled ratio.
     """
 
     label: str
@@ -128,6 +131,12 @@ def _score(label: str, found: Sequence[Pair]) -> PairScore:
 def _believable(found: Sequence[Pair]) -> float | None:
     for step in STEPS:
         large = [pair for pair in found if abs(math.log(pair.modelled)) >= math.log1p(step)]
-        if len(large) >= 10 and sum(pair.right for pair in large) >= SURE * len(large):
+        # Without the second condition large changes would vouch for small ones that few pairs have.
+        near = [pair for pair in large if abs(math.log(pair.modelled)) < math.log1p(2 * step)]
+        if len(near) >= LEAST_PAIRS and _sure(near) and _sure(large):
             return step
     return None
+
+
+def _sure(found: Sequence[Pair]) -> bool:
+    return sum(pair.right for pair in found) >= SURE * len(found)

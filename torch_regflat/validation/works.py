@@ -8,6 +8,7 @@ from typing import TypeAlias
 
 from ..errors import InputError
 from ..hardware.chip import Chip
+from ..models import plain
 from ..quantized import FORMATS, quantized
 from ..schedule.kernels import Kernel, form_kernels
 from ..schedule.modes import MODES, Mode
@@ -98,6 +99,8 @@ def _part(work: Workload, mode: Mode) -> Part:
 
 
 def _model(row: WholeModel, chip: Chip, mode: Mode) -> Work:
+    if row.model in plain.NAMES:
+        return Work((_plain(row.model, row.dtype, row.batch, row.in_len, row.phase, mode),))
     if row.phase == "decode":
         context = row.in_len + row.out_len // 2
         part = _language(row.model, row.batch, row.in_len, context, row.n_gpus, None, _formats(row, chip), mode)
@@ -140,6 +143,11 @@ def _formats(row: Row, chip: Chip) -> Formats | None:
 @functools.lru_cache(maxsize=64)
 def _neusight(model: str, batch: int, tokens: int, training: bool, mode: Mode) -> Part:
     return _part(models.forward(model, batch, tokens, training), mode)
+
+
+@functools.lru_cache(maxsize=64)
+def _plain(model: str, dtype: str, batch: int, length: int, phase: str, mode: Mode) -> Part:
+    return _part(models.plain_network(model, dtype, batch, length, phase), mode)
 
 
 @functools.lru_cache(maxsize=256)

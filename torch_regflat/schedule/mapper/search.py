@@ -48,13 +48,13 @@ class Mapper:
         found = task.found()
         limited = task.limited(found)
         if limited:
-            some = self._task([shapes[i] for i in limited], at_kernels(rates, limited), in_full=True)
+            some = self._task([shapes[i] for i in limited], at_kernels(rates, limited), with_limit=True)
             for index, by_chip in zip(limited, some.found(), strict=True):
                 found[index] = by_chip
         return found
 
-    def _task(self, shapes: Sequence[KernelShape], rates: RateTensors, in_full: bool = False) -> Task:
-        task = Task(self, shapes, rates, in_full=in_full)
+    def _task(self, shapes: Sequence[KernelShape], rates: RateTensors, with_limit: bool = False) -> Task:
+        task = Task(self, shapes, rates, with_limit=with_limit)
         cores = int(self.chip.cores.min())
         if self.effort == "every" or (self.effort == "whole" and len(self.stages.levels) > 1):
             task.look(spaces.whole(task.problems, self.stages, cores, self.buffers))

@@ -29,6 +29,8 @@ FEW_DIAGONAL = 2**10
 """The same where the tiles of a triangle are visited one by one."""
 COARSEST = -1
 """Trips in steps of eight, and dimensions of up to four whole."""
+FEW_TRIPS = 64
+"""A causal triangle of so many elements is tiled in any way."""
 DIAGONAL_TRIPS = 16
 """Most tiles along each side of a causal triangle in a coarse space: its visits are counted one by one."""
 

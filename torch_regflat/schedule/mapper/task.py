@@ -44,11 +44,11 @@ class Task:
         shapes: Sequence[KernelShape],
         rates: RateTensors,
         nestings: tuple[Nesting, ...] | None = None,
-        in_full: bool = False,
+        with_limit: bool = False,
     ) -> None:
-        """`in_full`: candidates are ranked by all they cost, the power limit included."""
-        self.mapper, self.rates = mapper, rates
-        self.in_full = in_full or mapper.objective != "latency"
+        """`with_limit`: latency is ranked, as its third power, with what the power limit makes of it."""
+        self.mapper, self.rates, self.with_limit = mapper, rates, with_limit
+        self.power = 3 if with_limit else 1
         device = mapper.chip.clock.device
         self.kernels = pack(list(shapes), device)
         self.problems = ProblemTensors.of(shapes, device)
@@ -70,7 +70,8 @@ class Task:
     def look(self, space: Product) -> None:
         """Rank all candidates of a product space."""
         own = None
-        if not self.in_full and self.mapper.overlap == "max" and not self.problems.structure.diagonal:
+        simple = self.mapper.objective == "latency" and self.mapper.overlap == "max" and not self.with_limit
+        if simple and not self.problems.structure.diagonal:
             counted = quantities(self.problems, self.mapper.stages, space.buffers)
             own = resources(counted, self.mapper.stages, self.fixed, self.mapper.chip)
         if own is not None:
@@ -184,28 +185,42 @@ class Task:
     def _measure(self, movement: Movement) -> Tensor:
         """What candidates are ranked by, the other measure deciding between equals."""
         chip, mapper = self.mapper.chip, self.mapper
-        if self.in_full:
+        if mapper.objective != "latency":
             cost = evaluate(movement, self.kernels, chip, self.rates, mapper.overlap)
             if mapper.objective == "edp":
                 return cost.energy_j * cost.latency_s
-            if mapper.objective == "energy":
-                return cost.energy_j + cost.latency_s * (_TIE * chip.dynamic_power)
-            return cost.latency_s + cost.energy_j * (_TIE / chip.dynamic_power)
+            return cost.energy_j + cost.latency_s * (_TIE * chip.dynamic_power)
+        core = combine(list(movement.core_s.values()), mapper.overlap)
         seconds = combine([*movement.core_s.values(), movement.external_s], mapper.overlap) + movement.overhead_s
-        far = 8.0 * chip.unattributed_bit
-        joules = seconds * chip.static_power
+        far = (movement.read_bytes[-1] + movement.write_bytes[-1]) * (8.0 * chip.unattributed_bit)
+        near = torch.zeros_like(seconds)
         for i, level in enumerate(chip.levels):
-            extra = far if i == len(chip.levels) - 1 else torch.zeros_like(far)
-            _add(joules, movement.read_bytes[i], 8.0 * level.read_energy + extra)
-            _add(joules, movement.write_bytes[i], 8.0 * level.write_energy + extra)
+            to = far if i == len(chip.levels) - 1 else near
+            _add(to, movement.read_bytes[i], 8.0 * level.read_energy)
+            _add(to, movement.write_bytes[i], 8.0 * level.write_energy)
+        if self.with_limit:
+            return self._cubed(core, movement.external_s, seconds, near, far)
+        joules = near + far + seconds * chip.static_power
         return _add(seconds, joules, _TIE / chip.dynamic_power)
+
+    def _cubed(self, core_s: Tensor, external_s: Tensor, seconds: Tensor, near_j: Tensor, far_j: Tensor) -> Tensor:
+        """The third power of the latency under the power limit, without what all mappings have in common: the slower of
+        external memory and of cores at a clock that falls with the third root of their power over what is left."""
+        chip = self.mapper.chip
+        vector = self.kernels.vector_ops + self.kernels.special_ops
+        joules = near_j + self.kernels.work * (self.rates.energy + self.rates.unattributed)
+        joules = joules + vector * (chip.vector_energy + chip.unattributed_vector_flop)
+        allowed = chip.dynamic_power * seconds
+        over = torch.clamp(joules / torch.clamp(allowed - far_j, min=0.05 * allowed), min=1.0)
+        tie = 1.0 + (_TIE / chip.dynamic_power) * (joules + far_j) / seconds
+        return torch.maximum(core_s * core_s * core_s * over, external_s * external_s * external_s) * tie
 
     def starts(self) -> list[tuple[tuple[Nesting, ...], Tensor, int]]:
         """Where to look on: for every chip and outermost loop order, the orders, the best tiles `[kernel, stage,
         dimension]`, and the chip."""
         best = self.by_order.what[:, 0, :-2].reshape(-1, self.chips, len(self.outer), *self.shape)
         value = self.by_order.value.reshape(-1, self.chips, len(self.outer))
-        known = torch.isfinite(value) & (value <= _PROMISING * value.amin(-1, keepdim=True))
+        known = torch.isfinite(value) & (value <= _PROMISING**self.power * value.amin(-1, keepdim=True))
         return [
             (tried, torch.clamp(best[:, chip, order], min=1.0), chip)
             for chip in range(self.chips)
@@ -215,9 +230,9 @@ class Task:
 
     def trips(self) -> Iterator[int]:
         """The most tiles along each side of a causal triangle: more while nothing fits."""
-        trips = spaces.DIAGONAL_TRIPS
+        largest = max(int(size.max()) for size in self.problems.sizes)
+        trips = largest if largest <= spaces.FEW_TRIPS else spaces.DIAGONAL_TRIPS
         yield trips
-        largest = max(float(size.max()) for size in self.problems.sizes)
         while self.problems.structure.diagonal and trips < largest and not self.all_fit():
             trips *= 4
             yield trips
@@ -227,7 +242,7 @@ class Task:
 
     def improved(self, before: Tensor) -> bool:
         """Whether the best of any loop order is better than `before` by enough to go on."""
-        return bool((self.by_order.value < before * _IMPROVED).any())
+        return bool((self.by_order.value < before * _IMPROVED**self.power).any())
 
     def room(self, position: int) -> list[Tensor]:
         """Bytes free in a stored stage on each chip, `[kernel, 1]`."""
@@ -243,7 +258,7 @@ class Task:
     def limited(self, found: Sequence[Sequence[Found]]) -> list[int]:
         """Kernels whose best the power limit slows below what was not kept: ranked without it, that bounds latency
         from below."""
-        if self.in_full:
+        if self.with_limit or self.mapper.objective != "latency":
             return []
         floor = torch.maximum(self.ranking.value[:, -1].reshape(-1, self.chips), self.mapper.chip.host_floor.flatten())
         return [
@@ -276,7 +291,7 @@ class Task:
         split, chosen = what[..., -1].clamp(min=1.0), what[..., -2]
         measure, energy = torch.full_like(split, torch.inf), torch.full_like(split, torch.inf)
         for nesting in torch.unique(chosen[kept]).to(torch.int64).tolist():
-            _, cost = price(self.kernels, self.problems, own, self.nestings[nesting], tiles, split, rates)
+            _, cost, _ = price(self.kernels, self.problems, own, self.nestings[nesting], tiles, split, rates)
             here = kept & (chosen == nesting)
             of = objective_of(cost, mapper.objective)
             measure = torch.where(here, of.reshape(split.shape), measure)
