@@ -73,9 +73,9 @@ def test_losses_of_a_flat_chip_follow_the_software(llama: str) -> None:
     assert seconds("decode", 1, **halves) == pytest.approx(2 * seconds("decode", 1), rel=0.1)
     assert seconds("prefill", 8, issue_efficiency=0.5) > 1.3 * seconds("prefill", 8)
     gap = load(FLAT).launch_gap_graph_s
-    more = seconds("decode", 1, launch_ratio=3) - seconds("decode", 1)
     kernels = regflat.sweep(llama, FLAT, phases="decode", batches=1, contexts=1024)[0]["kernels"]
-    assert more == pytest.approx(2 * gap * kernels, rel=0.5)
+    # Loads run ahead behind short launches, so only long ones are seen in full.
+    assert seconds("decode", 1, launch_ratio=300) == pytest.approx(300 * gap * kernels, rel=0.1)
 
 
 def test_shares_of_a_loss_add_up(llama: str) -> None:
