@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -174,3 +175,10 @@ def test_tables_show_every_claim_and_both_verdicts() -> None:
         assert claim.id[:12] in shown
     assert shown.count("holds;") == len(found)
     assert f"{len(found)} holds" in document
+
+
+def test_the_document_has_the_claims_as_they_are() -> None:
+    document = (Path(__file__).parents[2] / "docs" / "claims.md").read_text()
+    assert re.findall(r"^## (\S+)$", document, re.MULTILINE) == [claim.id for claim in book()]
+    for claim in book():
+        assert f"> {claim.text}.\n" in document

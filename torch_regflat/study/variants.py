@@ -12,7 +12,7 @@ from typing import Any
 from ..errors import InputError
 from ..hardware import library
 from ..hardware.chip import Chip
-from ..hardware.software import Software, for_chip, load
+from ..hardware.software import Software, for_chip
 from ..schedule.select import check
 
 ChipLike = str | Path | Chip
@@ -29,12 +29,15 @@ class Variant:
 
     @classmethod
     def of(cls, chip: ChipLike | Variant, software: SoftwareLike | None = None) -> Variant:
-        """A chip with the software it names, or another; a variant passes through. Raises `ChipError`."""
+        """A chip with the software it names, or another; a variant passes through. Raises `ChipError`.
+
+        As everywhere, variants of other libraries than the chip's own leave it with its own.
+        """
         if isinstance(chip, Variant):
             return chip
         loaded = library.load(chip)
         check(loaded)
-        return cls(loaded, for_chip(loaded) if software is None else load(software))
+        return cls(loaded, for_chip(loaded, software))
 
     def with_changes(self, changes: Mapping[str, Any]) -> Variant:
         """The same with numbers of the chip changed, by dotted paths as of `Chip.replace`."""

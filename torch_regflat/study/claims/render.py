@@ -105,7 +105,7 @@ def _section(one: Checked) -> str:
 
 
 def _finding(when: str, found: Finding) -> list[str]:
-    lines = [f"- *Verdict{when}*: **{found.verdict}**" + (f", {found.where}." if found.where else ".")]
+    lines = [f"- *Verdict{when}*: **{found.verdict}**" + (f": {found.where}." if found.where else ".")]
     lines.append(f"- *What the model gives{when}*: {found.gives}.")
     if found.assumptions and not when:
         lines.append(f"- *Assumed*: {found.assumptions}.")

@@ -87,17 +87,23 @@ def energy_share(evidence: Evidence, numbers: dict[str, Any]) -> Finding:
 
 @rule
 def size(evidence: Evidence, numbers: dict[str, Any]) -> Finding:
-    """Parameters of the model with the reported layers, and FLOPs of a token, within the tolerance."""
-    setup, tolerance = evidence.setup, numbers["tolerance"]
-    rows = evidence.decode(setup.moe, [setup.gpu])
-    known = describe(setup.moe)["parameters"] if isinstance(setup.moe, str) and setup.moe in names() else None
-    cases = by_batch(rows, lambda row: _near(row["flops"] / row["batch"], numbers["flops_per_token"], tolerance))
-    cases = [Case(case.holds, f"FLOPs a token, {case.series}", case.axis, case.at) for case in cases]
-    if known is not None:
-        cases.append(Case(_near(known, numbers["parameters"], tolerance), "the number of parameters"))
+    """The model with the reported layers has as many parameters, within the tolerance."""
+    model, assumed = evidence.setup.moe, "experts, attention, embeddings and norms counted"
+    if not (isinstance(model, str) and model in names()):
+        return judge([], "", assumed)
+    count = describe(model)["parameters"]
+    cases = [Case(_near(count, numbers["parameters"], numbers["tolerance"]), model)]
+    return judge(cases, f"{count / 1e12:.2f} trillion parameters", assumed)
+
+
+@rule
+def arithmetic(evidence: Evidence, numbers: dict[str, Any]) -> Finding:
+    """A token takes as many FLOPs, within the tolerance."""
+    rows = evidence.decode(evidence.setup.moe, [evidence.setup.gpu])
+    wanted, tolerance = numbers["flops_per_token"], numbers["tolerance"]
+    cases = by_batch(rows, lambda row: _near(row["flops"] / row["batch"], wanted, tolerance))
     per_token = span([row["flops"] / row["batch"] for row in rows], lambda flops: format_si(flops, "FLOP"))
-    counted = "" if known is None else f"{known / 1e12:.2f} trillion parameters; "
-    return judge(cases, f"{counted}{per_token} a token", "decode at all swept batches and contexts, attention included")
+    return judge(cases, f"{per_token} a token", "decode at all swept batches and contexts, attention included")
 
 
 def _near(value: float, wanted: float, tolerance: float) -> bool:
