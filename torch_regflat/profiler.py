@@ -32,6 +32,7 @@ from .capture.training import AUTOCAST, capture_training
 from .cost import MODEL_VERSION
 from .errors import CapacityError, CaptureError, InputError, UnmodelledError
 from .hardware.chip import Chip
+from .hardware.feeding import notes as chip_notes
 from .hardware.library import load
 from .hardware.software import Software
 from .local import AUTO, gpu_name
@@ -552,7 +553,7 @@ def _price(captured: Captured, chips: list[Chip], strict: bool, execution: Execu
         software = execution.software_of(chip)
         options: dict[str, Any] = {"conditions": execution.mode.conditions, "prices": prices[chip.name]}
         priced = run(job.workload, job.kernels, chip, software, job.fit, **options)
-        results.append(replace(priced, software_hash=software.hash))
+        results.append(replace(priced, software_hash=software.hash, notes=(*priced.notes, *chip_notes(chip))))
         annotate(captured.graph, captured.kernels, results[-1])
     return Profile(
         result=Result(

@@ -24,7 +24,7 @@ FLAT, GPU = "regflat-physical", "h100-sxm"
 
 
 def setup(llama: str, gpus: Sequence[str | Chip] = (GPU,), flats: Sequence[str | Chip] = (FLAT,), **more: Any) -> Setup:
-    small = {"batches": (1, 64), "contexts": (256,), "prompts": (512,), "prompt_batches": (1,), "answers": (100,)}
+    small: dict[str, Any] = {"twins": (), "batches": (1, 64), "contexts": (256,), "prompts": (512,), "prompt_batches": (1,), "answers": (100,)}
     return Setup(gpus=gpus, flats=flats, moe=llama, small=llama, trillion=(llama,), **{**small, **more})
 
 

@@ -8,6 +8,7 @@ to both alike, and each pair is made with and without it.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -110,12 +111,15 @@ def without_unattributed(variant: Variant) -> Variant:
 
 
 def equal_but_on_chip(chip: Chip, like: Chip) -> Chip:
-    """A chip with the dense peaks, energies of arithmetic, board and external memory of another; its on-chip memory,
+    """A chip with the dense peaks, board and external memory of another; its on-chip memory with what that leaks,
     clock and number of cores stay.
 
-    Peaks and energies of number formats that both have are made equal, engine kind by engine kind.
+    Peaks of number formats that both have are made equal, engine kind by engine kind. Energies of arithmetic stay, for
+    those of a twin hold its operand buffers, which are memory.
     """
     changes: dict[str, Any] = {f"power.{field}": getattr(like.power, field) for field in _BOARD}
+    floor = like.power.static.value - _leakage(like) + _leakage(chip)
+    changes["power.static"] = f"{max(floor, 0.0)!r} W"
     far = chip.external.name
     changes.update({f"memory.{far}.{field}": getattr(like.external, field) for field in _EXTERNAL})
     changes[f"memory.{far}.latency"] = _in_seconds(like.external.latency, like)
@@ -126,10 +130,13 @@ def equal_but_on_chip(chip: Chip, like: Chip) -> Chip:
                 continue
             peak = like.engine_rate(theirs, dtype) / chip.engine_rate(engine, dtype)
             changes[f"engines.{engine.name}.rate.{dtype}"] = f"{engine.rate[dtype].value * peak!r} FLOP/clk/core"
-            if dtype in theirs.energy:
-                changes[f"engines.{engine.name}.energy.{dtype}"] = theirs.energy[dtype]
         changes[f"engines.{engine.name}.datasheet_peak"] = None
     return _replace(chip, changes)
+
+
+def _leakage(chip: Chip) -> float:
+    """Watts of the on-chip memories, a part of the static floor."""
+    return math.fsum(level.leakage_w for level in chip.on_chip)
 
 
 def _replace(chip: Chip, changes: dict[str, Any]) -> Chip:

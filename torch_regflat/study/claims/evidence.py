@@ -22,6 +22,8 @@ class Setup:
 
     gpus: Sequence[ChipLike] = ("a100-sxm-80gb", "h100-sxm")
     flats: Sequence[ChipLike] = ("regflat-ideal", "regflat-physical", "regflat-pessimistic")
+    twins: Sequence[ChipLike] = ("h100-sxm:flat",)
+    """Register-flat twins of the last GPU, compared with it like for like beside the physical flat chip."""
     generations: Sequence[ChipLike] = ("p100-pcie-16gb", "v100-sxm2", "a100-sxm-40gb", "h100-sxm", "b200")
     moe: ModelLike = "gpt4-moe-estimate"
     small: ModelLike = "llama-3-8b"
@@ -103,9 +105,10 @@ class Evidence:
         return self.sweep(models, chips, "prefill", self.setup.prompt_batches, self.setup.prompts)
 
     def alike(self) -> list[tuple[str, Row, Row]]:
-        """The GPU and the physical flat chip where only the on-chip memory differs, over decode and prefill of the
-        small model: (whose software, the GPU's row, the flat chip's row)."""
-        pairs = fair_pairs(Variant.of(self.setup.gpu), Variant.of(self.setup.physical))
+        """The GPU, and the physical flat chip and the GPU's twins, where only the on-chip memory differs, over decode
+        and prefill of the small model: (whose software, the GPU's row, the flat chip's row)."""
+        gpu, flats = Variant.of(self.setup.gpu), [self.setup.physical, *self.setup.twins]
+        pairs = [pair for flat in flats for pair in fair_pairs(gpu, Variant.of(flat))]
         hardware = [variant for pair in pairs for variant in pair.both]
         setup = self.setup
         rows = self.all_rows(setup.small, hardware, "decode", setup.batches, setup.contexts)

@@ -127,7 +127,7 @@ _PLACES = {"local": "in the tile's own shard", "interleaved": "anywhere", "worst
 
 @rule
 def loads(evidence: Evidence, numbers: dict[str, Any]) -> Finding:
-    """With a load port of unlimited width the flat chip is no more than the tolerance faster."""
+    """With a load port as wide as its banks allow the flat chip is no more than the tolerance faster."""
     setup, model = evidence.setup, evidence.setup.small
     own = [Variant.of(flat) for flat in setup.flats]
     hardware = [variant for one in own for variant in (one, _free_loads(one))]
@@ -137,7 +137,7 @@ def loads(evidence: Evidence, numbers: dict[str, Any]) -> Finding:
     slower = [a["latency_s"] / b["latency_s"] - 1.0 for a, b in pairs]
     within = [value <= numbers["tolerance"] for value in slower]
     cases = [Case(ok, series_of(a), "batch", a["batch"]) for ok, (a, _) in zip(within, pairs, strict=True)]
-    gives = f"{span(slower, percent)} slower than with loads that need no port" if slower else "nothing could be priced"
+    gives = f"{span(slower, percent)} slower than with a load port as wide as the banks" if slower else "nothing could be priced"
     assumed = f"up to {percent(numbers['tolerance'])} counts as undisturbed; ports as each reading has them"
     return judge(cases, gives, assumed)
 

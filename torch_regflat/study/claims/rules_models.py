@@ -133,7 +133,9 @@ def lower_power(evidence: Evidence, numbers: dict[str, Any]) -> Finding:
 
 
 def _alike(evidence: Evidence) -> str:
-    one, other = evidence.setup.gpu.name, evidence.setup.physical.name
+    setup = evidence.setup
+    one = setup.gpu.name
+    other = " and ".join([setup.physical.name, *(str(getattr(twin, "name", twin)) for twin in setup.twins)])
     same = "like for like (same arithmetic, board, external memory, software)"
     return f"{other} against {one}, {same}; {_swept(evidence)}"
 
