@@ -33,6 +33,8 @@ if TYPE_CHECKING:
     from .report.files import load as load_result
     from .result import Result
     from .schedule.tile import Tile
+    from .study.compare import compare
+    from .study.sweep import sweep
     from .workload import LoopNest, Operand
 
 __version__ = "0.1.0"
@@ -58,6 +60,8 @@ _PUBLIC = {
     "Operand": ("workload", "Operand"),
     "Tile": ("schedule.tile", "Tile"),
     "Chip": ("hardware.chip", "Chip"),
+    "sweep": ("study.sweep", "sweep"),
+    "compare": ("study.compare", "compare"),
     "load_chip": ("hardware.library", "load"),
     "load_result": ("report.files", "load"),
     "RegflatError": ("errors", "RegflatError"),
@@ -89,6 +93,7 @@ __all__ = [
     "Tile",
     "UnmodelledError",
     "__version__",
+    "compare",
     "elementwise",
     "load_chip",
     "load_result",
@@ -100,6 +105,7 @@ __all__ = [
     "profiled",
     "profiling",
     "stream",
+    "sweep",
     "trace",
 ]
 
