@@ -24,7 +24,8 @@ FLAT, GPU = "regflat-physical", "h100-sxm"
 
 
 def setup(llama: str, gpus: Sequence[str | Chip] = (GPU,), flats: Sequence[str | Chip] = (FLAT,), **more: Any) -> Setup:
-    small: dict[str, Any] = {"twins": (), "batches": (1, 64), "contexts": (256,), "prompts": (512,), "prompt_batches": (1,), "answers": (100,)}
+    small: dict[str, Any] = {"batches": (1, 64), "contexts": (256,), "prompts": (512,), "prompt_batches": (1,)}
+    small |= {"answers": (100,), "twins": ()}
     return Setup(gpus=gpus, flats=flats, moe=llama, small=llama, trillion=(llama,), **{**small, **more})
 
 

@@ -137,7 +137,8 @@ def loads(evidence: Evidence, numbers: dict[str, Any]) -> Finding:
     slower = [a["latency_s"] / b["latency_s"] - 1.0 for a, b in pairs]
     within = [value <= numbers["tolerance"] for value in slower]
     cases = [Case(ok, series_of(a), "batch", a["batch"]) for ok, (a, _) in zip(within, pairs, strict=True)]
-    gives = f"{span(slower, percent)} slower than with a load port as wide as the banks" if slower else "nothing could be priced"
+    least = span(slower, percent) if slower else "nothing"
+    gives = f"{least} slower than with a load port as wide as the banks"
     assumed = f"up to {percent(numbers['tolerance'])} counts as undisturbed; ports as each reading has them"
     return judge(cases, gives, assumed)
 
