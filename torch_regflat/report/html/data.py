@@ -1,0 +1,150 @@
+"""What the page's script is given: rows and kernels as columns of numbers, texts by their index, packed small."""
+
+from __future__ import annotations
+
+import base64
+import gzip
+import json
+import math
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+from ...result import ChipResult, GroupBy, KernelCost, Result, Row, collapse, different_members
+from ..rows import external_level
+
+GROUPINGS: tuple[GroupBy, ...] = ("layer", "module", "op")
+_DIGITS = 5
+"""Significant digits of a number on the page."""
+
+
+class Texts:
+    """Every text once; columns hold indices."""
+
+    def __init__(self) -> None:
+        self.known: dict[str, int] = {}
+
+    def __call__(self, text: str) -> int:
+        return self.known.setdefault(text, len(self.known))
+
+
+def document(result: Result) -> dict[str, Any]:
+    """All that is drawn or listed by the script."""
+    texts = Texts()
+    chips = [_chip(chip, texts) for chip in result.chips]
+    return {"model": result.model or "(unnamed)", "chips": chips, "texts": list(texts.known)}
+
+
+def packed(document: dict[str, Any]) -> str:
+    """The document as JSON, compressed, in base64: no text of it can end the element that holds it."""
+    text = json.dumps(document, separators=(",", ":"), allow_nan=False, ensure_ascii=False)
+    return base64.b64encode(gzip.compress(text.encode(), compresslevel=9, mtime=0)).decode()
+
+
+def _chip(chip: ChipResult, texts: Texts) -> dict[str, Any]:
+    lists = different_members(chip.kernels)
+    levels = [level.name for level in chip.levels]
+    return {
+        "name": chip.chip,
+        "hypothetical": not chip.fit.fits,
+        "levels": levels,
+        "bandwidths": _numbers(level.bandwidth_bytes_per_s for level in chip.levels),
+        "external": external_level(chip),
+        "peaks": {name: _number(value) for name, value in chip.peaks_flops_per_s.items()},
+        "latency": _number(chip.total.latency_s),
+        "energy": _number(chip.total.energy_j),
+        "rows": {by: _rows(chip, chip.rows(by), levels, texts) for by in GROUPINGS},
+        "operands": _operands(chip, lists),
+        "kernels": _kernels(chip, lists, levels, texts),
+    }
+
+
+def _rows(chip: ChipResult, rows: Sequence[Row], levels: list[str], texts: Texts) -> dict[str, Any]:
+    external = external_level(chip)
+    return {
+        "path": [texts(row.path) for row in rows],
+        "calls": [row.calls for row in rows],
+        "kernels": [row.kernels for row in rows],
+        "bound": [texts(row.bound_by) for row in rows],
+        "shapes": [texts(row.shapes) for row in rows],
+        "latency": _column(rows, lambda row: row.latency_s),
+        "low": [None if row.latency_low_s is None else _number(row.latency_low_s) for row in rows],
+        "high": [None if row.latency_high_s is None else _number(row.latency_high_s) for row in rows],
+        "flops": _column(rows, lambda row: row.flops),
+        "utilization": _column(rows, lambda row: row.utilization),
+        "bandwidth": _column(rows, lambda row: row.bandwidth_utilization),
+        "bytes": _column(rows, lambda row: row.traffic_bytes.get(external, 0.0)),
+        "energy": _column(rows, lambda row: row.energy_j),
+        "parts": {
+            **{level: _column(rows, _of_level(level)) for level in levels},
+            "compute": _column(rows, lambda row: row.compute_energy_j),
+            "static": _column(rows, lambda row: row.static_energy_j),
+            "other": _column(rows, lambda row: row.unattributed_energy_j),
+        },
+    }
+
+
+def _of_level(level: str) -> Callable[[Row], float]:
+    return lambda row: row.memory_energy_j.get(level, 0.0)
+
+
+def _operands(chip: ChipResult, lists: frozenset[str]) -> dict[str, dict[str, float]]:
+    """Energy of the external memory by collapsed module path and operand role: as the operand's share of the bytes."""
+    external = external_level(chip)
+    found: dict[str, dict[str, list[float]]] = {}
+    for kernel in chip.kernels:
+        moved = math.fsum(kernel.operand_bytes.values())
+        joules = kernel.memory_energy_j.get(external, 0.0)
+        if not moved:
+            continue
+        for path, share in _shares(kernel, lists):
+            roles = found.setdefault(path, {})
+            for role, size in kernel.operand_bytes.items():
+                roles.setdefault(role, []).append(joules * share * size / moved)
+    return {
+        path: {role: _number(math.fsum(terms)) for role, terms in roles.items()} for path, roles in found.items()
+    }
+
+
+def _kernels(chip: ChipResult, lists: frozenset[str], levels: list[str], texts: Texts) -> dict[str, Any]:
+    kernels = chip.kernels
+    modules: dict[tuple[int, ...], int] = {}
+    members = [tuple(dict.fromkeys(texts(path) for path, _ in _shares(kernel, lists))) for kernel in kernels]
+    return {
+        "path": [texts(kernel.path) for kernel in kernels],
+        "name": [texts(kernel.name) for kernel in kernels],
+        "bound": [texts(kernel.bound_by) for kernel in kernels],
+        "dtype": [texts(kernel.dtype) for kernel in kernels],
+        "modules": [modules.setdefault(paths, len(modules)) for paths in members],
+        "sets": [list(paths) for paths in modules],
+        "start": _column(kernels, lambda kernel: kernel.start_s),
+        "latency": _column(kernels, lambda kernel: kernel.latency_s),
+        "work": _column(kernels, lambda kernel: kernel.executed_flops + kernel.vector_ops),
+        "energy": _column(kernels, lambda kernel: kernel.energy_j),
+        "utilization": _column(kernels, lambda kernel: kernel.utilization, 3),
+        "bytes": [_column(kernels, _traffic(level)) for level in levels],
+    }
+
+
+def _traffic(level: str) -> Callable[[KernelCost], float]:
+    return lambda kernel: kernel.traffic_bytes.get(level, 0.0)
+
+
+def _shares(kernel: KernelCost, lists: frozenset[str]) -> list[tuple[str, float]]:
+    """(collapsed module path, share) of each part of a kernel."""
+    if not kernel.parts:
+        return [(collapse(kernel.path, lists), 1.0)]
+    return [(collapse(part.path, lists), part.share) for part in kernel.parts]
+
+
+def _column(items: Iterable[Any], value: Callable[[Any], float], digits: int = _DIGITS) -> list[float]:
+    return [_number(value(item), digits) for item in items]
+
+
+def _numbers(values: Iterable[float]) -> list[float]:
+    return [_number(value) for value in values]
+
+
+def _number(value: float, digits: int = _DIGITS) -> float:
+    """Rounded, and whole numbers without a point."""
+    short = float(f"{value:.{digits}g}")
+    return int(short) if short.is_integer() and abs(short) < 1e15 else short
