@@ -54,3 +54,13 @@ def test_sensitivity_follows_the_table_of_each_chip(call) -> None:  # type: igno
     assert "regflat-physical: what 1 % more of each number does" in done.output
     refused = call("profile", "explained_factory:small", "--sensitivity", "--format", "json")
     assert refused.exit_code == 2 and "--sensitivity is a table of one phase" in refused.output
+
+
+def test_the_time_line_follows_the_table_of_each_chip(call) -> None:  # type: ignore[no-untyped-def]
+    both = ("--chip", "h100-sxm", "--chip", "regflat-physical")
+    done = call("profile", "explained_factory:small", *both, "--timeline")
+    assert done.exit_code == 0
+    assert "h100-sxm: time line of" in done.output and "regflat-physical: time line of" in done.output
+    assert done.output.count("longest waits:") == 2 and done.output.count("on chip at most") == 1
+    refused = call("profile", "explained_factory:small", "--timeline", "--format", "json")
+    assert refused.exit_code == 2 and "--timeline is a table of one phase" in refused.output

@@ -130,6 +130,7 @@ def _model_options(command: Callable[..., Any]) -> Callable[..., Any]:
 @click.option("--sort-by", help="latency, energy, flops, traffic, utilization, ...; by default in order of execution.")
 @click.option("--row-limit", type=int, help="Show so many rows, and the sum of the others.")
 @click.option("--sensitivity", is_flag=True, help="Also: what 1 % more of each number of the chip does.")
+@click.option("--timeline", is_flag=True, help="Also: what the engines waited for, and what lay on chip.")
 def profile(model: str, verbose: bool, **options: Any) -> None:
     """Price MODEL on one or more chips.
 
@@ -155,8 +156,9 @@ def _profile(model: str, verbose: bool, **options: Any) -> str:
     phases: tuple[str | None, ...] = options["phases"] or (None,)
     if len(phases) > 1:
         _check_side_by_side(options)
-    if options["sensitivity"] and (options["format_"] != "table" or len(phases) > 1):
-        raise InputError("--sensitivity is a table of one phase; leave out --format and give --phase once")
+    for name in ("sensitivity", "timeline"):
+        if options[name] and (options["format_"] != "table" or len(phases) > 1):
+            raise InputError(f"--{name} is a table of one phase; leave out --format and give --phase once")
     with _waiting(f"profiling {model}", options["quiet"]), _warnings(options["quiet"]):
         profiles = [_profile_phase(model, phase, options) for phase in phases]
     from .report import render
@@ -168,8 +170,15 @@ def _profile(model: str, verbose: bool, **options: Any) -> str:
     prof = profiles[0]
     if options["format_"] == "table":
         shown = render(prof.result, "table", **layout, wide=verbose, width=_width(options["output"]))
+        shown += _timelines(prof) if options["timeline"] else ""
         return shown + _sensitivities(prof) if options["sensitivity"] else shown
     return render(prof.result, options["format_"], **layout)
+
+
+def _timelines(prof: Profile) -> str:
+    from .report.timeline import render
+
+    return "".join(f"\n{render(prof.timeline(chip.chip))}" for chip in prof.chips)
 
 
 def _sensitivities(prof: Profile) -> str:

@@ -44,13 +44,15 @@ from .report import files, text
 from .result import ChipResult, Coverage, Elasticity, Explanation, Result, Total
 from .schedule.explain import explain
 from .schedule.fit import fit as does_it_fit
+from .schedule.intervals import Prices
 from .schedule.kernels import form_kernels
 from .schedule.modes import Execution
-from .schedule.run import check_dtypes, coverage, main_dtype, run
+from .schedule.run import check_dtypes, coverage, main_dtype, run, timeline
 from .schedule.select import check
 from .schedule.sensitivity import Sensitivity
 from .schedule.serving import served
 from .schedule.tile import annotate
+from .timeline import Timeline
 from .workload import Workload, with_kv_bits
 
 if TYPE_CHECKING:
@@ -74,6 +76,8 @@ class Profile:
     workload: Workload = field(repr=False)
     hardware: tuple[Chip, ...] = field(repr=False)
     execution: Execution = field(default_factory=Execution, repr=False)
+    prices: dict[str, Prices] = field(default_factory=dict, repr=False, compare=False)
+    """By chip, what was found for distinct kernels: it spares `timeline` a search."""
 
     def __getitem__(self, chip: str) -> ChipResult:
         for found in self.result.chips:
@@ -109,6 +113,17 @@ class Profile:
         kernels = form_kernels(self.workload, self.execution.mode)
         software, conditions = self.execution.software_of(found), self.execution.mode.conditions
         return explain(self.workload, kernels, found, software, path, losers, conditions)
+
+    def timeline(self, chip: str | None = None) -> Timeline:
+        """When every kernel and every transfer runs on a chip (the first, unless named), and what they waited for.
+
+        It is made anew, and not saved with the profile, for it is much longer than the profile itself.
+        """
+        found = self._chip(chip)
+        kernels = form_kernels(self.workload, self.execution.mode)
+        software, conditions = self.execution.software_of(found), self.execution.mode.conditions
+        with _guard():
+            return timeline(self.workload, kernels, found, software, conditions, self.prices.get(found.name))
 
     def _chip(self, name: str | None) -> Chip:
         self[name or self.hardware[0].name]
@@ -449,6 +464,7 @@ def _finish(
         work = served(work)
     kernels = form_kernels(work, execution.mode)
     results = []
+    prices: dict[str, Prices] = {chip.name: {} for chip in chips}
     for chip in chips:
         check_dtypes(kernels, chip)
         fits = does_it_fit(work, chip, weights_bytes)
@@ -459,7 +475,8 @@ def _finish(
                 "without strict it is priced as if it did"
             )
         software = execution.software_of(chip)
-        priced = run(work, kernels, chip, software, fits, conditions=execution.mode.conditions)
+        conditions = execution.mode.conditions
+        priced = run(work, kernels, chip, software, fits, conditions=conditions, prices=prices[chip.name])
         results.append(replace(priced, software_hash=software.hash))
         annotate(graph, kernels, results[-1])
     return Profile(
@@ -482,6 +499,7 @@ def _finish(
         workload=work,
         hardware=tuple(chips),
         execution=execution,
+        prices=prices,
     )
 
 

@@ -11,18 +11,11 @@ from ..hardware.evidence import Kind
 from ..result import Interval
 from .residency import Residency
 from .select import Choice
-from .timeline import Slot, prefetched, serial
+from .timeline.chip import Slot, slots_of
 from .uncertainty import Uncertainty, kind_of, uncertainty
 
 Ends = tuple[float | None, float | None]
 Prices = dict[KernelShape, Choice]
-
-
-def slots_of(chip: Chip, choices: Sequence[Choice], places: Sequence[Residency]) -> list[Slot]:
-    """When kernels run: one after the other, or with loads ahead of time."""
-    if chip.memory_system == "cache":
-        return serial(choices)
-    return prefetched(choices, places, chip.on_chip[-1].usable_bytes)
 
 
 class Intervals:

@@ -29,11 +29,13 @@ _FULL_SIZE = 1.0 + 1e-12
 
 @dataclass(frozen=True)
 class Group:
-    """Kernels that are priced together, by their positions, and what they move and cost, `[kernel, 1, 1, 1]`."""
+    """Kernels that are priced together, by their positions, and what they move, cost and hold on chip,
+    `[kernel, 1, 1, 1]`."""
 
     members: list[int]
     movement: Movement
     cost: Cost
+    held: Tensor | None = None
 
 
 def choose(
@@ -118,19 +120,20 @@ class Search:
         kernels = pack(some, tensors.clock.device)
         chosen = [m for m in (mappings[i] for i in members) if m is not None]
         if chosen:
-            movement, cost = price_mappings(self.mapper(tensors), kernels, some, chosen, rates)
-        else:
-            tiling = streaming(self.stages, kernels.work)
-            own = fixed(kernels, tiling.split, self.stages, tensors, rates)
-            movement = move(kernels, tiling, own, tensors)
-            cost = evaluate(movement, kernels, tensors, rates, self.software.overlap)
-        return Group(members, movement, cost)
+            movement, cost, held = price_mappings(self.mapper(tensors), kernels, some, chosen, rates)
+            outermost = self.stages.stored[0]
+            copies = self.chip.cores.count.value if self.stages.is_own(self.stages.level(outermost)) else 1.0
+            return Group(members, movement, cost, held * copies)
+        tiling = streaming(self.stages, kernels.work)
+        own = fixed(kernels, tiling.split, self.stages, tensors, rates)
+        movement = move(kernels, tiling, own, tensors)
+        return Group(members, movement, evaluate(movement, kernels, tensors, rates, self.software.overlap))
 
 
 def price_mappings(
     own: Mapper, kernels: KernelTensors, shapes: Sequence[KernelShape], mappings: Sequence[Mapping], rates: RateTensors
-) -> tuple[Movement, Cost]:
-    """Kernels of one structure, each with a mapping of one nesting."""
+) -> tuple[Movement, Cost, Tensor]:
+    """Kernels of one structure, each with a mapping of one nesting: see `found.price`."""
     problems = ProblemTensors.of(shapes, kernels.work.device)
     table = torch.tensor([m.tiles for m in mappings], dtype=torch.float64, device=kernels.work.device)
     tiles = [[table[:, stage, d : d + 1] for d in range(table.shape[2])] for stage in range(table.shape[1])]
@@ -199,6 +202,7 @@ def _choice(
         legal=1 if found is None else found.legal,
         reason="only one way" if found is None else _reason(found),
         chosen=mapping,
+        held_bytes=0.0 if group.held is None else at(group.held),
     )
 
 

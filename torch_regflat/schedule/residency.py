@@ -1,20 +1,20 @@
 """Which tensors lie on chip when a kernel starts, and which need not leave it.
 
-A cache keeps what was touched last: a read hits if no more than its budget was touched since. A register-flat memory
-is managed: it keeps the tensors whose next use comes soonest (Belady), and evicting one that is still needed and was
-never written back costs its write.
+A cache keeps what was touched last: a read hits if no more than its budget was touched since. A memory that software
+manages keeps what `timeline.plan` says.
 """
 
 from __future__ import annotations
 
-import bisect
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 from ..conditions import SCHEDULED, Conditions
 from ..workload import Workload
 from .kernels import Kernel
+from .timeline.graph import Data, Graph, Task
+from .timeline.plan import Step, plan
 
 STEPS = 16
 """Free capacity is rounded down to this many steps, so that equal kernels keep equal shapes."""
@@ -39,6 +39,9 @@ class Residency:
     evicted_bytes: float = 0.0
     available: float = 1.0
     occupied_bytes: float = 0.0
+    step: Step | None = None
+    """In a managed memory, the step of the plan, about tensors in `data`."""
+    data: Mapping[int, Data] = field(default_factory=dict)
 
     def read_share(self, tensor: int) -> float:
         """Share of a tensor's reads that are served on chip."""
@@ -122,88 +125,38 @@ def _from_outside(tensor: int, workload: Workload) -> bool:
 
 def managed(kernels: list[Kernel], workload: Workload, capacity: float, reserve: float) -> list[Residency]:
     """Residency in a managed memory of `capacity` bytes, of which the share `reserve` is kept free for streaming."""
-    return _Managed(kernels, workload, capacity, reserve).run()
+    graph = graph_of(kernels, workload)
+    return [_planned(step, graph, capacity) for step in plan(graph, capacity, reserve=reserve * capacity)]
 
 
-class _Managed:
-    def __init__(self, kernels: list[Kernel], workload: Workload, capacity: float, reserve: float) -> None:
-        self.kernels, self.workload, self.capacity = kernels, workload, capacity
-        self.limit = capacity * (1.0 - reserve)
-        self.uses: dict[int, list[int]] = {}
-        for kernel in kernels:
-            for tensor in kernel.reads:
-                self.uses.setdefault(tensor, []).append(kernel.index)
-        self.held: dict[int, float] = {}
-        self.only_here: set[int] = set()
-        self.total = 0.0
-        self.kept_at: dict[int, int] = {}
-        self.result: list[Residency] = []
+def graph_of(kernels: list[Kernel], workload: Workload) -> Graph:
+    """Kernels as tasks of a schedule, without what they cost, and the tensors they pass on."""
+    read = {t for kernel in kernels for t in kernel.reads}
+    touched = read.union(*(kernel.writes for kernel in kernels))
+    data = {}
+    for t in touched:
+        known = workload.tensors[t]
+        # A side output that nobody reads is still written.
+        leaves = t not in read or not _temporary(t, workload)
+        data[t] = Data(float(known.nbytes), _from_outside(t, workload), leaves)
+    return Graph([Task(0.0, kernel.reads, kernel.writes) for kernel in kernels], data)
 
-    def run(self) -> list[Residency]:
-        for kernel in self.kernels:
-            here = Residency()
-            self.result.append(here)
-            here.found = {t for t in kernel.reads if t in self.held}
-            for tensor in kernel.reads:
-                whole = kernel.reads[tensor] >= self.workload.tensors[tensor].nbytes * WHOLE
-                if whole and tensor not in self.held and self._next_use(tensor, kernel.index) < math.inf:
-                    self._place(tensor, kernel, here)
-            for tensor in kernel.writes:
-                self._write(tensor, kernel, here)
-            # Bucketed, so that the same layer at another place is the same kernel.
-            free = max(self.capacity - self.total, 0.0) / self.capacity
-            here.available = max(math.floor(free * STEPS), 1) / STEPS
-            here.occupied_bytes = self.total
-            for tensor in [*kernel.reads, *kernel.writes]:
-                if self._next_use(tensor, kernel.index) == math.inf:
-                    self._drop(tensor)
-        return self.result
 
-    def _write(self, tensor: int, kernel: Kernel, here: Residency) -> None:
-        temporary = _temporary(tensor, self.workload)
-        if self._next_use(tensor, kernel.index) == math.inf:
-            return
-        whole = kernel.writes[tensor] >= self.workload.tensors[tensor].nbytes * WHOLE
-        placed = tensor in self.held or (whole and self._place(tensor, kernel, here))
-        if placed and temporary:
-            self.only_here.add(tensor)
-            here.kept.add(tensor)
-
-    def _place(self, tensor: int, kernel: Kernel, here: Residency) -> bool:
-        """Make room by evicting what is needed later than this tensor; False if that is not enough."""
-        size = float(self.workload.tensors[tensor].nbytes)
-        due = self._next_use(tensor, kernel.index)
-        if size > self.limit:
-            return False
-        victims: list[int] = []
-        room = self.limit - self.total
-        if room < size:
-            busy = kernel.reads.keys() | kernel.writes.keys()
-            later = ((self._next_use(t, kernel.index), t) for t in self.held if t not in busy)
-            for next_use, victim in sorted(later, reverse=True):
-                if room >= size or next_use <= due:
-                    break
-                victims.append(victim)
-                room += self.held[victim]
-        if room < size:
-            return False
-        for victim in victims:
-            if victim in self.only_here:
-                here.evicted_bytes += self.held[victim]
-            self._drop(victim)
-        self.held[tensor] = size
-        self.total += size
-        return True
-
-    def _drop(self, tensor: int) -> None:
-        if tensor in self.held:
-            self.total -= self.held.pop(tensor)
-            self.only_here.discard(tensor)
-
-    def _next_use(self, tensor: int, now: int) -> float:
-        uses = self.uses.get(tensor, [])
-        position = bisect.bisect_right(uses, now)
-        return uses[position] if position < len(uses) else math.inf
+def _planned(step: Step, graph: Graph, capacity: float) -> Residency:
+    """What a step of the plan means for its kernel's traffic."""
+    writes = graph.tasks[step.task].writes
+    late = [size - writes.get(t, 0.0) for t, size in step.stores.items() if size > writes.get(t, 0.0)]
+    # Bucketed, so that the same layer at another place is the same kernel.
+    free = max(capacity - step.held, 0.0) / capacity
+    return Residency(
+        found=step.found,
+        kept=writes.keys() - step.stores.keys(),
+        evicted_bytes=math.fsum((*late, *(size for _, size in step.evicted))),
+        available=max(math.floor(free * STEPS), 1) / STEPS,
+        occupied_bytes=step.held,
+        step=step,
+        data=graph.data,
+    )
 
 
 def _last_reads(kernels: Iterable[Kernel]) -> dict[int, int]:

@@ -15,15 +15,16 @@ from ..hardware.evidence import evidence_of
 from ..hardware.library import describe_rows
 from ..hardware.software import Software
 from ..result import ChipFigure, ChipResult, Coverage, Fit, Interval, KernelCost, LevelCost, Part, Total, ends
+from ..timeline import KernelSpan, Timeline, TransferSpan
 from ..workload import Operation, Workload
-from .intervals import Ends, Intervals, slots_of
+from .intervals import Ends, Intervals, Prices
 from .kernels import Kernel
 from .mapper.found import Objective
 from .residency import Residency, cached, managed
 from .search import choose
 from .select import Choice, Shuffle, bound_by
 from .shape import shape_of
-from .timeline import Slot
+from .timeline.chip import Slot, schedule_of, slots_of, stalls_of
 from .uncertainty import kind_of
 
 STREAM_RESERVE = 0.25
@@ -49,10 +50,14 @@ def run(
     objective: Objective = "latency",
     shuffle: Shuffle | None = None,
     conditions: Conditions = SCHEDULED,
+    prices: Prices | None = None,
 ) -> ChipResult:
-    """Price `kernels` (from `form_kernels`) on `chip`. `shuffle` reorders candidates and must not matter."""
+    """Price `kernels` (from `form_kernels`) on `chip`. `shuffle` reorders candidates and must not matter.
+
+    What distinct kernels cost is added to `prices`, for `timeline` to use.
+    """
     job = Job(workload, kernels, fit)
-    return run_all([job], chip, software, objective=objective, shuffle=shuffle, conditions=conditions)[0]
+    return run_all([job], chip, software, objective=objective, shuffle=shuffle, conditions=conditions, prices=prices)[0]
 
 
 def run_all(
@@ -63,6 +68,7 @@ def run_all(
     objective: Objective = "latency",
     shuffle: Shuffle | None = None,
     conditions: Conditions = SCHEDULED,
+    prices: Prices | None = None,
 ) -> list[ChipResult]:
     """Price many workloads that have nothing to do with each other; equal kernels of all are priced once, together."""
     places = [places_of(job.kernels, job.workload, chip, software, conditions) for job in jobs]
@@ -78,8 +84,56 @@ def run_all(
 
     evidence = evidence_of(chip)
     priced, intervals = price(chip), Intervals(chip, evidence.kind, price)
+    if prices is not None:
+        prices.update(priced)
     maker = _Maker(chip, str(evidence), priced, intervals)
     return [maker.result(*one) for one in zip(jobs, places, shapes, strict=True)]
+
+
+def timeline(
+    workload: Workload,
+    kernels: list[Kernel],
+    chip: Chip,
+    software: Software,
+    conditions: Conditions = SCHEDULED,
+    prices: Prices | None = None,
+) -> Timeline:
+    """Every kernel and every transfer of `run` in time, and what lies on chip. `prices` are those that `run` found."""
+    places = places_of(kernels, workload, chip, software, conditions)
+    shapes = [shape_of(kernel, place, workload) for kernel, place in zip(kernels, places, strict=True)]
+    priced = dict(prices or {})
+    missing = [shape for shape in dict.fromkeys(shapes) if shape not in priced]
+    if missing:
+        priced.update(zip(missing, choose(missing, chip, software, conditions=conditions), strict=True))
+    schedule = schedule_of(chip, [priced[shape] for shape in shapes], places)
+    stalls = stalls_of(schedule)
+    names = {t: tensor.name or f"{tensor.role} {t}" for t, tensor in workload.tensors.items()}
+    return Timeline(
+        chip=chip.name,
+        latency_s=schedule.end_s,
+        computing_s=schedule.end_s - math.fsum(stalls.values()),
+        stalls_s=stalls,
+        kernels=tuple(
+            KernelSpan(_name(kernel), kernel.path, one.start_s, one.go_s, one.end_s, one.stalls)
+            for kernel, one in zip(kernels, schedule.tasks, strict=True)
+        ),
+        transfers=tuple(
+            TransferSpan(
+                kernel=one.task,
+                what=one.what,
+                resource=chip.external.name,
+                tensors=tuple(names[t] for t in one.data),
+                size_bytes=one.size,
+                start_s=one.segments[0].start,
+                end_s=one.segments[-1].end,
+                waited_for=one.waited_for,
+            )
+            for one in schedule.transfers
+            if one.segments
+        ),
+        on_chip=tuple(schedule.occupancy),
+        capacity_bytes=chip.on_chip[-1].usable_bytes,
+    )
 
 
 class _Maker:
@@ -207,7 +261,7 @@ class _Pricer:
         peak = _peak(self.chip, shape.dtype)
         traffic = zip(self.levels, choice.read_bytes, choice.write_bytes, strict=True)
         return _Known(
-            name="+".join(dict.fromkeys(_short(op.target) for op in kernel.operations)),
+            name=_name(kernel),
             shares=tuple(s / total if total else 1.0 / len(alone) for s in alone),
             part_flops=tuple((op.flops, math.fsum(nest.work * share for nest in op.nests)) for op in kernel.operations),
             flops=sum(op.flops for op in kernel.operations),
@@ -354,6 +408,10 @@ def check_dtypes(kernels: Sequence[Kernel], chip: Chip) -> None:
                         f"{chip.name} cannot compute in {nest.dtype}, which {op.path or 'the model'} ({op.target}) "
                         f"needs; it does {does}: choose another dtype or chip"
                     )
+
+
+def _name(kernel: Kernel) -> str:
+    return "+".join(dict.fromkeys(_short(op.target) for op in kernel.operations))
 
 
 def _short(target: str) -> str:

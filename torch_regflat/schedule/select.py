@@ -57,6 +57,8 @@ class Choice:
     reason: str
     chosen: Mapping | None = None
     """The whole mapping, where memories are managed explicitly."""
+    held_bytes: float = 0.0
+    """What its tiles take of the last memory on chip, where that is managed explicitly."""
 
     def measure(self, objective: Objective) -> float:
         """Seconds, joules or their product."""

@@ -32,7 +32,7 @@ from .run import places_of
 from .search import choose
 from .select import Choice, engine_dtype
 from .shape import shape_of
-from .timeline import Slot, prefetched, serial
+from .timeline.chip import Slot, slots_of
 
 Kind = Literal["rate", "time", "energy"]
 STEP = 0.1
@@ -173,9 +173,7 @@ class Sensitivity:
         return [managed.Group(list(range(len(self.distinct))), move, cost)]
 
     def _slots(self, choices: list[Choice]) -> list[Slot]:
-        if self.chip.memory_system == "cache":
-            return serial(choices)
-        return prefetched(choices, self.places, self.chip.on_chip[-1].usable_bytes)
+        return slots_of(self.chip, choices, self.places)
 
     def elasticities(self, remap: bool = False) -> list[Elasticity]:
         """Every parameter's elasticities, the strongest on latency first; `remap` searches again at +-10 %."""

@@ -60,12 +60,15 @@ def price(
     tiles: Sequence[Sequence[Tensor]],
     split: Tensor,
     rates: RateTensors,
-) -> tuple[Movement, Cost]:
-    """Candidates listed side by side, with everything: `tiles[stage][dimension]`, `split` are `[kernel, candidate]`."""
+) -> tuple[Movement, Cost, Tensor]:
+    """Candidates listed side by side, with everything: `tiles[stage][dimension]`, `split` are `[kernel, candidate]`.
+
+    What they move, what they cost, and the bytes that the outermost level holds for them.
+    """
     wide = split.unsqueeze(1).unsqueeze(-1)
     tiling = listed(problems, own.stages, nesting, tiles, wide, own.buffers)
     movement = move(kernels, tiling, fixed(kernels, wide, own.stages, own.chip, rates), own.chip)
-    return movement, evaluate(movement, kernels, own.chip, rates, own.overlap)
+    return movement, evaluate(movement, kernels, own.chip, rates, own.overlap), tiling.holds[0]
 
 
 def objective_of(cost: Cost, objective: Objective) -> Tensor:

@@ -291,7 +291,7 @@ class Task:
         split, chosen = what[..., -1].clamp(min=1.0), what[..., -2]
         measure, energy = torch.full_like(split, torch.inf), torch.full_like(split, torch.inf)
         for nesting in torch.unique(chosen[kept]).to(torch.int64).tolist():
-            _, cost = price(self.kernels, self.problems, own, self.nestings[nesting], tiles, split, rates)
+            _, cost, _ = price(self.kernels, self.problems, own, self.nestings[nesting], tiles, split, rates)
             here = kept & (chosen == nesting)
             of = objective_of(cost, mapper.objective)
             measure = torch.where(here, of.reshape(split.shape), measure)
