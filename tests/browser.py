@@ -20,8 +20,8 @@ from typing import Any
 
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
 FLAGS = (
-    "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
-    "--disable-component-update", "--disable-sync", "--remote-debugging-pipe",
+    "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
+    "--disable-background-networking", "--disable-component-update", "--disable-sync", "--remote-debugging-pipe",
 )  # fmt: skip
 _PATIENCE_S = 120.0
 
@@ -47,11 +47,13 @@ class Page:
         for domain in ("Page", "Runtime", "Log", "Network"):
             self.do(f"{domain}.enable")
         self.resize(width, height)
-        self.do("Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": "dark" if dark else "light"}])
+        scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
+        self.do("Emulation.setEmulatedMedia", features=[scheme])
         self.do("Page.navigate", url=path.resolve().as_uri())
         self.wait("document.body && document.body.dataset.ready === 'true'")
 
     def resize(self, width: int, height: int) -> None:
+        self.do("Emulation.setScrollbarsHidden", hidden=True)
         self.do("Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=False)
 
     def ask(self, expression: str) -> Any:
@@ -65,15 +67,15 @@ class Page:
         """Until the expression is true."""
         end = time.monotonic() + _PATIENCE_S
         while not self.ask(f"Boolean({expression})"):
-            assert time.monotonic() < end, f"{expression} did not come true; the page said {self.errors}"
+            assert time.monotonic() < end and not self.errors, f"{expression} is not true; the page said {self.errors}"
             time.sleep(0.05)
 
     def click(self, selector: str, index: int = 0) -> None:
         """A real click of the mouse on the middle of an element."""
         target = f"document.querySelectorAll({json.dumps(selector)})[{index}]"
         box = self.ask(
-            f"(() => {{ const e = {target}; e.scrollIntoView({{block: 'center'}}); const b = e.getBoundingClientRect(); "
-            "return [b.x + b.width / 2, b.y + b.height / 2]; })()"
+            f"(() => {{ const e = {target}; e.scrollIntoView({{block: 'center'}}); "
+            "const b = e.getBoundingClientRect(); return [b.x + b.width / 2, b.y + b.height / 2]; })()"
         )
         self.click_at(*box)
 
@@ -90,7 +92,8 @@ class Page:
     def choose(self, selector: str, value: str) -> None:
         """Pick an option of a select, or type into a field, and tell the page so."""
         target = f"document.querySelector({json.dumps(selector)})"
-        self.ask(f"{target}.value = {json.dumps(value)}; ['input', 'change'].forEach(n => {target}.dispatchEvent(new Event(n)))")
+        told = f"['input', 'change'].forEach(name => {target}.dispatchEvent(new Event(name)))"
+        self.ask(f"{target}.value = {json.dumps(value)}; {told}")
 
     def picture(self, path: Path, whole: bool = True) -> None:
         """A screenshot, of the whole page or of what is seen."""

@@ -193,7 +193,7 @@ class Row:
 
 @dataclass(frozen=True, slots=True)
 class ChipFigure:
-    """A number of the chip's file as it is given, with its unit, its range, what kind of figure it is, and its source."""
+    """A number of the chip's file as it is given: with its unit, range, kind of evidence, and source."""
 
     field: str
     value: str

@@ -1,4 +1,6 @@
-"""Reports of a `Result`: text and HTML for people, JSON, CSV and traces for programs. A report sees nothing but a `Result`.
+"""Reports of a `Result`: text and HTML for people, JSON, CSV and traces for programs.
+
+A report sees nothing but a `Result`, and the `Timeline`s of its chips.
 
 Every report is a module with one function, `render(result, *, by, expand, sort_by, row_limit, ...) -> str`.
 """

@@ -7,6 +7,7 @@ from columns of numbers (`data`). Names are escaped by jinja2, or reach the page
 from __future__ import annotations
 
 import functools
+from collections.abc import Sequence
 from importlib import resources
 from importlib.util import find_spec
 
@@ -14,13 +15,20 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from ...result import GroupBy, Result
+from ...timeline import Timeline
 from ..rows import check_sort_key
+from ..timelines import matched
 from .data import GROUPINGS, document, packed
 from .facts import card, comparison, heading, not_modelled, sources
 
 _SCRIPTS = ("format.js", "model.js", "table.js", "page.js")
 _PLOTS = ("tree.js", "roofline.js", "timeline.js", "energy.js")
-_SORTED_BY = {"memory_energy": "energy", "compute_energy": "energy", "traffic": "bytes", "bandwidth_utilization": "bandwidth"}
+_SORTED_BY = {
+    "memory_energy": "energy",
+    "compute_energy": "energy",
+    "traffic": "bytes",
+    "bandwidth_utilization": "bandwidth",
+}
 
 
 def render(
@@ -30,12 +38,13 @@ def render(
     expand: bool = False,
     sort_by: str | None = None,
     row_limit: int | None = None,
+    timelines: Sequence[Timeline] = (),
     plots: bool | None = None,
 ) -> str:
     """The page. `by`, `expand` (every kernel on its own) and `sort_by` say what its table shows at first.
 
-    A row limit is for printed reports; here it is how many rows are shown before asking for more. `plots` without
-    plotly installed is an error of the caller; by default they are drawn where it is there.
+    `row_limit` is how many rows it shows before one asks for more. With the time line of a chip its transfers and waits
+    are drawn as well. `plots` are drawn where plotly is installed, unless that is said otherwise.
     """
     if sort_by is not None:
         check_sort_key(sort_by)
@@ -45,31 +54,39 @@ def render(
         "sort": _sort_column(sort_by),
         "rows": row_limit or 100,
     }
-    return _environment().get_template("page.html.jinja").render(
-        heading=heading(result),
-        cards=[card(chip, result) for chip in result.chips],
-        comparison=comparison(result),
-        groupings=GROUPINGS,
-        chips=[chip.chip for chip in result.chips],
-        sources=[sources(chip) for chip in result.chips],
-        unmodelled=[not_modelled(chip) for chip in result.chips],
-        notes=result.notes,
-        plotly=Markup(_plotly()) if plots else None,
-        style=Markup(_static("style.css")),
-        script=Markup("\n".join(map(_static, (*_SCRIPTS[:-1], *(_PLOTS if plots else ()), _SCRIPTS[-1])))),
-        data=packed({**document(result), "start": start}),
+    return (
+        _environment()
+        .get_template("page.html.jinja")
+        .render(
+            heading=heading(result),
+            cards=[card(chip, result) for chip in result.chips],
+            comparison=comparison(result),
+            groupings=GROUPINGS,
+            chips=[chip.chip for chip in result.chips],
+            sources=[sources(chip) for chip in result.chips],
+            unmodelled=[not_modelled(chip) for chip in result.chips],
+            notes=result.notes,
+            plotly=Markup(_plotly()) if plots else None,
+            style=Markup(_static("style.css")),
+            script=Markup("\n".join(map(_static, (*_SCRIPTS[:-1], *(_PLOTS if plots else ()), _SCRIPTS[-1])))),
+            data=packed({**document(result, matched(result, timelines)), "start": start}),
+        )
     )
 
 
 def fragment(result: Result, row_limit: int = 10) -> str:
     """A small table for a notebook's cell: the totals of every chip, and the longest layers of the first."""
     rows = sorted(result.chips[0].rows("layer"), key=lambda row: -row.latency_s) if result.chips else []
-    return _environment().get_template("fragment.html.jinja").render(
-        heading=heading(result),
-        cards=[card(chip, result) for chip in result.chips],
-        comparison=comparison(result),
-        rows=rows[:row_limit],
-        more=max(len(rows) - row_limit, 0),
+    return (
+        _environment()
+        .get_template("fragment.html.jinja")
+        .render(
+            heading=heading(result),
+            cards=[card(chip, result) for chip in result.chips],
+            comparison=comparison(result),
+            rows=rows[:row_limit],
+            more=max(len(rows) - row_limit, 0),
+        )
     )
 
 

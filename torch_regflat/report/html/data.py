@@ -6,10 +6,12 @@ import base64
 import gzip
 import json
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 from ...result import ChipResult, GroupBy, KernelCost, Result, Row, collapse, different_members
+from ...timeline import Timeline
 from ..rows import external_level
 
 GROUPINGS: tuple[GroupBy, ...] = ("layer", "module", "op")
@@ -27,10 +29,10 @@ class Texts:
         return self.known.setdefault(text, len(self.known))
 
 
-def document(result: Result) -> dict[str, Any]:
+def document(result: Result, lines: Mapping[str, Timeline] = MappingProxyType({})) -> dict[str, Any]:
     """All that is drawn or listed by the script."""
     texts = Texts()
-    chips = [_chip(chip, texts) for chip in result.chips]
+    chips = [_chip(chip, texts, lines.get(chip.chip)) for chip in result.chips]
     return {"model": result.model or "(unnamed)", "chips": chips, "texts": list(texts.known)}
 
 
@@ -40,7 +42,7 @@ def packed(document: dict[str, Any]) -> str:
     return base64.b64encode(gzip.compress(text.encode(), compresslevel=9, mtime=0)).decode()
 
 
-def _chip(chip: ChipResult, texts: Texts) -> dict[str, Any]:
+def _chip(chip: ChipResult, texts: Texts, line: Timeline | None) -> dict[str, Any]:
     lists = different_members(chip.kernels)
     levels = [level.name for level in chip.levels]
     return {
@@ -55,6 +57,7 @@ def _chip(chip: ChipResult, texts: Texts) -> dict[str, Any]:
         "rows": {by: _rows(chip, chip.rows(by), levels, texts) for by in GROUPINGS},
         "operands": _operands(chip, lists),
         "kernels": _kernels(chip, lists, levels, texts),
+        "line": None if line is None else _line(line, texts),
     }
 
 
@@ -100,9 +103,7 @@ def _operands(chip: ChipResult, lists: frozenset[str]) -> dict[str, dict[str, fl
             roles = found.setdefault(path, {})
             for role, size in kernel.operand_bytes.items():
                 roles.setdefault(role, []).append(joules * share * size / moved)
-    return {
-        path: {role: _number(math.fsum(terms)) for role, terms in roles.items()} for path, roles in found.items()
-    }
+    return {path: {role: _number(math.fsum(terms)) for role, terms in roles.items()} for path, roles in found.items()}
 
 
 def _kernels(chip: ChipResult, lists: frozenset[str], levels: list[str], texts: Texts) -> dict[str, Any]:
@@ -122,6 +123,27 @@ def _kernels(chip: ChipResult, lists: frozenset[str], levels: list[str], texts: 
         "energy": _column(kernels, lambda kernel: kernel.energy_j),
         "utilization": _column(kernels, lambda kernel: kernel.utilization, 3),
         "bytes": [_column(kernels, _traffic(level)) for level in levels],
+    }
+
+
+def _line(line: Timeline, texts: Texts) -> dict[str, Any]:
+    """Kernels, waits and transfers in time."""
+    waits = [max(kernel.waits_s, key=kernel.waits_s.__getitem__, default="") for kernel in line.kernels]
+    return {
+        "computing": _number(line.computing_s),
+        "stalls": {cause: _number(seconds) for cause, seconds in line.stalls_s.items() if seconds},
+        "begin": _column(line.kernels, lambda kernel: kernel.start_s),
+        "end": _column(line.kernels, lambda kernel: kernel.end_s),
+        "wait": _column(line.kernels, lambda kernel: math.fsum(kernel.waits_s.values()), 3),
+        "cause": [texts(cause) for cause in waits],
+        "moved": {
+            "kernel": [one.kernel for one in line.transfers],
+            "what": [texts(one.what) for one in line.transfers],
+            "cause": [texts(one.waited_for) for one in line.transfers],
+            "begin": _column(line.transfers, lambda one: one.start_s),
+            "end": _column(line.transfers, lambda one: one.end_s),
+            "bytes": _column(line.transfers, lambda one: one.size_bytes, 3),
+        },
     }
 
 

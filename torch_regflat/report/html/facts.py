@@ -1,4 +1,4 @@
-"""What stands on the page however one looks at it: cards of totals, the chips compared, sources, what is not modelled."""
+"""What stands on the page however one looks at it: totals, the chips compared, sources, what is not modelled."""
 
 from __future__ import annotations
 

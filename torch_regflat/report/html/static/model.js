@@ -37,6 +37,10 @@ function prepare(chip) {
   const kernels = chip.kernels;
   for (const name of ["path", "name", "bound", "dtype"]) kernels[name] = texts(kernels[name]);
   kernels.sets = kernels.sets.map(texts);
+  if (chip.line) {
+    chip.line.cause = texts(chip.line.cause);
+    for (const name of ["what", "cause"]) chip.line.moved[name] = texts(chip.line.moved[name]);
+  }
 }
 
 function within(path, module) {

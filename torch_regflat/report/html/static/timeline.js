@@ -1,41 +1,103 @@
-// Kernels in time, a track a chip, coloured by what bounds them.
+// Kernels in time on every chip, coloured by what bounds them; below them waits of the engines, and transfers.
+const LOWER = [["wait", 0.3], ["load", 0.4], ["store", 0.5], ["write-back", 0.6]];
+
+// Lines of one colour, each from begin to end, with what is said of it and the kernel it belongs to.
+class Strokes {
+  constructor() {
+    this.x = [];
+    this.y = [];
+    this.text = [];
+    this.customdata = [];
+  }
+
+  add(begin, end, y, said, at) {
+    this.x.push(begin, (begin + end) / 2, end, null);
+    this.y.push(y, y, y, null);
+    this.text.push(said, said, said, "");
+    this.customdata.push(at, at, at, null);
+  }
+}
+
+// What is said of a kernel on the time line.
+function saidOf(chip, i, more) {
+  const kernels = chip.kernels;
+  return `${plain(`${kernels.path[i] || TOP}: ${kernels.name[i]}`)}<br>${more}`;
+}
+
+function kernelStrokes(strokes, c, factor) {
+  const chip = report.chips[c];
+  const { start, latency, bound } = chip.kernels;
+  const chosen = chosenKernels(chip);
+  for (let i = 0; i < start.length; i++) {
+    const begin = chip.line ? chip.line.begin[i] : start[i];
+    const end = chip.line ? chip.line.end[i] : start[i] + latency[i];
+    const said = saidOf(chip, i, `${si(end - begin, "s")} at ${si(begin, "s")}, ${plain(bound[i])}`);
+    strokes(bound[i], chosen[i], 24).add(begin / factor, end / factor, c, said, [c, i]);
+  }
+}
+
+function lowerStrokes(strokes, c, factor) {
+  const chip = report.chips[c];
+  if (!chip.line) return;
+  const { wait, cause, begin, end, moved } = chip.line;
+  const chosen = chosenKernels(chip);
+  const shift = Object.fromEntries(LOWER);
+  for (let i = 0; i < wait.length; i++) {
+    if (!wait[i]) continue;
+    const said = saidOf(chip, i, `engines wait ${si(wait[i], "s")}, mostly for ${plain(cause[i])}`);
+    const at = cause[i] === "launch" ? [begin[i], begin[i] + wait[i]] : [end[i] - wait[i], end[i]];
+    strokes("wait", chosen[i], 5).add(at[0] / factor, at[1] / factor, c + shift.wait, said, [c, i]);
+  }
+  for (let t = 0; t < moved.kernel.length; t++) {
+    const i = moved.kernel[t];
+    const late = moved.cause[t] ? `, waited for ${plain(moved.cause[t])}` : "";
+    const said = saidOf(chip, i, `${plain(moved.what[t])} of ${si(moved.bytes[t], "B")} at ${si(moved.begin[t], "s")} for ${si(moved.end[t] - moved.begin[t], "s")}${late}`);
+    strokes(moved.what[t], chosen[i], 5).add(moved.begin[t] / factor, moved.end[t] / factor, c + (shift[moved.what[t]] || 0.4), said, [c, i]);
+  }
+}
+
+function timelineTraces(factor) {
+  const found = new Map();
+  const strokes = (name, bright, width) => {
+    const key = `${bright} ${name}`;
+    if (!found.has(key)) found.set(key, { name, bright, width, strokes: new Strokes() });
+    return found.get(key).strokes;
+  };
+  report.chips.forEach((_, c) => {
+    kernelStrokes(strokes, c, factor);
+    lowerStrokes(strokes, c, factor);
+  });
+  const bounds = boundColours();
+  const colours = new Map([...bounds, ...LOWER.map(([name], i) => [name, look().below[i]])]);
+  const order = [...colours.keys()];
+  const groups = [...found.values()].sort((a, b) => a.bright - b.bright || order.indexOf(a.name) - order.indexOf(b.name));
+  return groups.map((group) => ({
+    type: "scatter", mode: "lines", name: plain(group.name), showlegend: group.bright, hoverinfo: "text", ...group.strokes,
+    line: { width: group.width, color: colours.get(group.name), simplify: false }, opacity: group.bright ? 1 : 0.15,
+  }));
+}
+
 function drawTimeline() {
   const longest = report.chips.reduce((high, chip) => Math.max(high, chip.latency), 0);
   const scale = unitFor(longest, "s");
-  const traces = new Map();
-  const dim = new Map();
-  const colours = boundColours();
-  report.chips.forEach((chip, c) => {
-    const kernels = chip.kernels;
-    const chosen = chosenKernels(chip);
-    for (let i = 0; i < kernels.start.length; i++) {
-      const into = chosen[i] ? traces : dim;
-      const bound = kernels.bound[i];
-      if (!into.has(bound)) into.set(bound, { x: [], y: [], text: [], customdata: [] });
-      const trace = into.get(bound);
-      const begin = kernels.start[i] / scale.factor;
-      const end = (kernels.start[i] + kernels.latency[i]) / scale.factor;
-      const said = `${plain(`${kernels.path[i] || TOP}: ${kernels.name[i]}`)}<br>${si(kernels.latency[i], "s")} at ${si(kernels.start[i], "s")}, ${plain(bound)}`;
-      const at = [c, i];
-      trace.x.push(begin, (begin + end) / 2, end, null);
-      trace.y.push(c, c, c, null);
-      trace.text.push(said, said, said, "");
-      trace.customdata.push(at, at, at, null);
-    }
-  });
-  const line = (faint) => ([bound, trace]) => ({
-    type: "scatter", mode: "lines", name: plain(bound), legendgroup: bound, showlegend: !faint, hoverinfo: "text", ...trace,
-    line: { width: 26, color: colours.get(bound), simplify: false }, opacity: faint ? 0.15 : 1,
-  });
+  const traces = timelineTraces(scale.factor);
+  const legend = traces.filter((trace) => trace.showlegend).map((trace) => trace.name);
   const layout = {
-    ...baseLayout(), ...legendAbove("timeline", [...traces.keys()], 56 + 62 * report.chips.length), hovermode: "closest", dragmode: "zoom",
+    ...baseLayout(), ...legendAbove("timeline", legend, 56 + 90 * report.chips.length), hovermode: "closest", dragmode: "zoom",
     xaxis: { ...axis(`time, ${scale.unit}`), range: [0, longest / scale.factor] },
-    yaxis: { ...axis(""), range: [report.chips.length - 0.5, -0.75], fixedrange: true, showticklabels: false, showgrid: false, zeroline: false },
+    yaxis: { ...axis(""), range: [report.chips.length - 0.25, -0.5], fixedrange: true, showticklabels: false, showgrid: false, zeroline: false },
     annotations: report.chips.map((chip, c) => ({
-      text: plain(chip.name), x: 0, xref: "paper", xanchor: "left", y: c - 0.28, yanchor: "bottom", showarrow: false, font: { size: 12, color: look().text },
+      text: plain(chip.name + waited(chip)), x: 0, xref: "paper", xanchor: "left", y: c - 0.16, yanchor: "bottom", showarrow: false, font: { size: 12, color: look().text },
     })),
   };
-  const ranked = (found) => [...colours.keys()].filter((bound) => found.has(bound)).map((bound) => [bound, found.get(bound)]);
-  const all = [...ranked(dim).map(line(true)), ...ranked(traces).map(line(false))];
-  return draw("timeline", all, layout).then((plot) => clickable(plot));
+  return draw("timeline", traces, layout).then((plot) => clickable(plot));
+}
+
+// What the engines of a chip waited for, over the whole run.
+function waited(chip) {
+  if (!chip.line) return "";
+  const total = chip.line.computing + Object.values(chip.line.stalls).reduce((sum, seconds) => sum + seconds, 0);
+  const causes = Object.entries(chip.line.stalls).sort((a, b) => b[1] - a[1]).slice(0, byId("timeline").clientWidth < 520 ? 1 : 2);
+  const listed = causes.map(([cause, seconds]) => `${percent(seconds / total)} % ${cause}`).join(", ");
+  return listed ? `: waits ${listed}` : "";
 }

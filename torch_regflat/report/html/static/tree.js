@@ -33,13 +33,14 @@ function treeOf(chip) {
 // A module with a single child and nothing of its own is shown as one with it: model.layers.*
 function joined(nodes) {
   for (const node of [...nodes.values()].reverse()) {
-    if (node.parent === null || node.own) continue;
-    const parent = nodes.get(node.parent);
-    if (parent.parent === null || parent.children !== 1) continue;
-    node.label = `${parent.label}.${node.label}`;
-    node.parent = parent.parent;
-    nodes.delete(parent.id);
-    for (const other of nodes.values()) if (other.parent === parent.id) other.parent = node.id;
+    if (!nodes.has(node.id) || node.parent === null || node.own) continue;
+    let parent = nodes.get(node.parent);
+    while (parent.parent !== null && parent.children === 1) {
+      node.label = `${parent.label}.${node.label}`;
+      node.parent = parent.parent;
+      nodes.delete(parent.id);
+      parent = nodes.get(node.parent);
+    }
   }
   return [...nodes.values()];
 }
@@ -71,7 +72,7 @@ function drawTree() {
     branchvalues: "remainder",
     level: level || "root",
     maxdepth: 4,
-    marker: { colors: nodes.map((node) => colours.get(mainBound(node))), line: { width: 2, color: look().panel }, pad: { t: 20, l: 3, r: 3, b: 3 } },
+    marker: { colors: nodes.map((node) => (node.id === "" ? look().panel : colours.get(mainBound(node)))), line: { width: 1.5, color: look().panel }, pad: { t: 20, l: 3, r: 3, b: 3 } },
     tiling: { packing: "squarify" },
     pathbar: { visible: false },
   };
