@@ -91,7 +91,7 @@ def test_a_module_that_is_clicked_is_what_everything_shows(page: Page, tmp_path:
     assert page.ask(PATHS) == ["model.layers.*.mlp"]
     assert page.ask("document.getElementById('trail').textContent") == "all modules / model.layers.*.mlp"
     assert page.ask("document.getElementById('chosen').textContent").startswith("9.00 ms on h100-sxm (52.9 % of all)")
-    assert page.ask("document.getElementById('tree').data[0].level").startswith("model.layers.*.mlp")
+    assert page.ask("document.getElementById('tree').data[0].ids[0]").startswith("model.layers.*.mlp")
     assert page.ask("document.getElementById('energy').data[0].x[0]") < before
     faint = "document.getElementById('{}').data.some(t => (t.opacity ?? t.marker?.opacity) < 0.2 && t.x.length)"
     assert page.ask(faint.format("timeline")) and page.ask(faint.format("roofline"))

@@ -15,8 +15,9 @@ from ...timeline import Timeline
 from ..rows import external_level
 
 GROUPINGS: tuple[GroupBy, ...] = ("layer", "module", "op")
-_DIGITS = 5
-"""Significant digits of a number on the page."""
+_DIGITS = 4
+"""Significant digits of a number on the page; moments in time have more."""
+_MOMENT = 7
 
 
 class Texts:
@@ -54,16 +55,18 @@ def _chip(chip: ChipResult, texts: Texts, line: Timeline | None) -> dict[str, An
         "peaks": {name: _number(value) for name, value in chip.peaks_flops_per_s.items()},
         "latency": _number(chip.total.latency_s),
         "energy": _number(chip.total.energy_j),
-        "rows": {by: _rows(chip, chip.rows(by), levels, texts) for by in GROUPINGS},
+        "rows": {by: _rows(chip, by, levels, texts) for by in GROUPINGS},
         "operands": _operands(chip, lists),
         "kernels": _kernels(chip, lists, levels, texts),
         "line": None if line is None else _line(line, texts),
     }
 
 
-def _rows(chip: ChipResult, rows: Sequence[Row], levels: list[str], texts: Texts) -> dict[str, Any]:
+def _rows(chip: ChipResult, by: GroupBy, levels: list[str], texts: Texts) -> dict[str, Any]:
+    """Rows of one grouping; those of operators, of which the plots are made, also with their energy by part."""
     external = external_level(chip)
-    return {
+    rows = chip.rows(by)
+    columns = {
         "path": [texts(row.path) for row in rows],
         "calls": [row.calls for row in rows],
         "kernels": [row.kernels for row in rows],
@@ -77,13 +80,16 @@ def _rows(chip: ChipResult, rows: Sequence[Row], levels: list[str], texts: Texts
         "bandwidth": _column(rows, lambda row: row.bandwidth_utilization),
         "bytes": _column(rows, lambda row: row.traffic_bytes.get(external, 0.0)),
         "energy": _column(rows, lambda row: row.energy_j),
-        "parts": {
-            **{level: _column(rows, _of_level(level)) for level in levels},
-            "compute": _column(rows, lambda row: row.compute_energy_j),
-            "static": _column(rows, lambda row: row.static_energy_j),
-            "other": _column(rows, lambda row: row.unattributed_energy_j),
-        },
     }
+    if by != "op":
+        return columns
+    parts = {
+        **{level: _column(rows, _of_level(level)) for level in levels},
+        "compute": _column(rows, lambda row: row.compute_energy_j),
+        "static": _column(rows, lambda row: row.static_energy_j),
+        "other": _column(rows, lambda row: row.unattributed_energy_j),
+    }
+    return {**columns, "parts": parts}
 
 
 def _of_level(level: str) -> Callable[[Row], float]:
@@ -117,7 +123,7 @@ def _kernels(chip: ChipResult, lists: frozenset[str], levels: list[str], texts: 
         "dtype": [texts(kernel.dtype) for kernel in kernels],
         "modules": [modules.setdefault(paths, len(modules)) for paths in members],
         "sets": [list(paths) for paths in modules],
-        "start": _column(kernels, lambda kernel: kernel.start_s),
+        "start": _column(kernels, lambda kernel: kernel.start_s, _MOMENT),
         "latency": _column(kernels, lambda kernel: kernel.latency_s),
         "work": _column(kernels, lambda kernel: kernel.executed_flops + kernel.vector_ops),
         "energy": _column(kernels, lambda kernel: kernel.energy_j),
@@ -132,16 +138,14 @@ def _line(line: Timeline, texts: Texts) -> dict[str, Any]:
     return {
         "computing": _number(line.computing_s),
         "stalls": {cause: _number(seconds) for cause, seconds in line.stalls_s.items() if seconds},
-        "begin": _column(line.kernels, lambda kernel: kernel.start_s),
-        "end": _column(line.kernels, lambda kernel: kernel.end_s),
         "wait": _column(line.kernels, lambda kernel: math.fsum(kernel.waits_s.values()), 3),
         "cause": [texts(cause) for cause in waits],
         "moved": {
             "kernel": [one.kernel for one in line.transfers],
             "what": [texts(one.what) for one in line.transfers],
             "cause": [texts(one.waited_for) for one in line.transfers],
-            "begin": _column(line.transfers, lambda one: one.start_s),
-            "end": _column(line.transfers, lambda one: one.end_s),
+            "after": _column(line.transfers, lambda one: one.start_s - line.kernels[one.kernel].start_s),
+            "lasts": _column(line.transfers, lambda one: one.end_s - one.start_s),
             "bytes": _column(line.transfers, lambda one: one.size_bytes, 3),
         },
     }

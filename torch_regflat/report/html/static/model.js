@@ -1,6 +1,6 @@
 // The data, what is chosen, and who wants to know.
 const byId = (id) => document.getElementById(id);
-const state = { chip: 0, module: "", metric: "latency", by: "layer", sort: null, down: true, filter: "", rows: 100, level: "" };
+const state = { chip: 0, module: "", metric: "latency", by: "layer", sort: null, down: true, filter: "", rows: 100, level: "", view: null };
 const followers = [];
 let report = null;
 

@@ -57,7 +57,7 @@ function drawPlots(changes) {
   const touches = (...names) => names.some((name) => name in changes);
   if (touches("chip", "module", "metric", "look")) drawTree();
   if (touches("module", "level", "look")) drawRoofline();
-  if (touches("module", "look")) drawTimeline();
+  if (touches("module", "look", "view")) drawTimeline();
   if (touches("module", "look")) drawEnergy();
 }
 
@@ -103,7 +103,7 @@ function sync(changes) {
   if ("chip" in changes) byId("chip").value = String(state.chip);
   if ("by" in changes) byId("by").value = state.by;
   if (["chip", "module", "look"].some((name) => name in changes)) drawTrail();
-  drawTable();
+  if (!("view" in changes || "metric" in changes || "level" in changes)) drawTable();
   drawPlots(changes);
 }
 

@@ -13,6 +13,8 @@ function pointsOf(chip) {
   if (level < 0) return { points: [], hidden: { count: chip.kernels.path.length, latency: chip.latency } };
   const { latency, work, bytes, name } = chip.kernels;
   const chosen = chosenKernels(chip);
+  const many = latency.length > 3000;
+  const place = (value) => Math.round(Math.log10(value) * (many ? 16 : 100));
   for (let i = 0; i < latency.length; i++) {
     const moved = bytes[level][i];
     if (!work[i] || !moved || !latency[i]) {
@@ -22,7 +24,7 @@ function pointsOf(chip) {
     }
     const x = work[i] / moved;
     const y = work[i] / latency[i];
-    const key = `${x.toPrecision(2)} ${y.toPrecision(2)} ${name[i]} ${chosen[i]}`;
+    const key = `${place(x)} ${place(y)} ${many ? "" : name[i]} ${chosen[i]}`;
     const point = points.get(key);
     if (point) {
       point.latency += latency[i];
@@ -78,7 +80,7 @@ function kernelTraces(found, most) {
       customdata: points.map((point) => [c, point.kernel]),
       text: points.map((point) => {
         const kernels = chip.kernels;
-        const others = point.count > 1 ? ` and ${point.count - 1} like it` : "";
+        const others = point.count > 1 ? ` and ${point.count - 1} beside it` : "";
         return `${plain(`${kernels.path[point.kernel] || TOP}: ${kernels.name[point.kernel]}`)}${others}<br>${plain(chip.name)}, ` +
           `${si(point.latency, "s")}, ${plain(kernels.bound[point.kernel])}<br>${si(point.y, "FLOP/s")} at ${point.x.toPrecision(3)} FLOP/B`;
       }),

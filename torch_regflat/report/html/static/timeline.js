@@ -18,6 +18,17 @@ class Strokes {
   }
 }
 
+const longestRun = () => report.chips.reduce((high, chip) => Math.max(high, chip.latency), 0);
+// What is seen of the time line, in seconds.
+const view = () => state.view || [0, longestRun()];
+const inView = (begin, end) => end >= view()[0] && begin <= view()[1];
+
+// Kernels alike and shorter than this are drawn as one until one looks closer: nothing where all can be drawn.
+function finest() {
+  const count = report.chips.reduce((sum, chip) => sum + chip.kernels.start.length, 0);
+  return count > 6000 ? (view()[1] - view()[0]) / 1500 : 0;
+}
+
 // What is said of a kernel on the time line.
 function saidOf(chip, i, more) {
   const kernels = chip.kernels;
@@ -28,31 +39,41 @@ function kernelStrokes(strokes, c, factor) {
   const chip = report.chips[c];
   const { start, latency, bound } = chip.kernels;
   const chosen = chosenKernels(chip);
+  const alike = (a, b) => bound[a] === bound[b] && chosen[a] === chosen[b];
+  const least = finest();
   for (let i = 0; i < start.length; i++) {
-    const begin = chip.line ? chip.line.begin[i] : start[i];
-    const end = chip.line ? chip.line.end[i] : start[i] + latency[i];
-    const said = saidOf(chip, i, `${si(end - begin, "s")} at ${si(begin, "s")}, ${plain(bound[i])}`);
-    strokes(bound[i], chosen[i], 24).add(begin / factor, end / factor, c, said, [c, i]);
+    const first = i;
+    while (i + 1 < start.length && alike(first, i + 1) && start[i + 1] + latency[i + 1] - start[first] < least) i++;
+    const end = start[i] + latency[i];
+    if (!inView(start[first], end)) continue;
+    const more = i > first ? ` and ${i - first} more` : "";
+    const said = saidOf(chip, first, `${si(end - start[first], "s")} at ${si(start[first], "s")}, ${plain(bound[first])}${more}`);
+    strokes(bound[first], chosen[first], 24).add(start[first] / factor, end / factor, c, said, [c, first]);
   }
 }
 
 function lowerStrokes(strokes, c, factor) {
   const chip = report.chips[c];
   if (!chip.line) return;
-  const { wait, cause, begin, end, moved } = chip.line;
+  const { wait, cause, moved } = chip.line;
+  const { start, latency } = chip.kernels;
+  const least = finest();
   const chosen = chosenKernels(chip);
   const shift = Object.fromEntries(LOWER);
   for (let i = 0; i < wait.length; i++) {
-    if (!wait[i]) continue;
+    const end = start[i] + latency[i];
+    const at = cause[i] === "launch" ? [start[i], start[i] + wait[i]] : [end - wait[i], end];
+    if (wait[i] <= least / 4 || !inView(...at)) continue;
     const said = saidOf(chip, i, `engines wait ${si(wait[i], "s")}, mostly for ${plain(cause[i])}`);
-    const at = cause[i] === "launch" ? [begin[i], begin[i] + wait[i]] : [end[i] - wait[i], end[i]];
     strokes("wait", chosen[i], 5).add(at[0] / factor, at[1] / factor, c + shift.wait, said, [c, i]);
   }
   for (let t = 0; t < moved.kernel.length; t++) {
     const i = moved.kernel[t];
+    const begin = start[i] + moved.after[t];
+    if (moved.lasts[t] <= least / 4 || !inView(begin, begin + moved.lasts[t])) continue;
     const late = moved.cause[t] ? `, waited for ${plain(moved.cause[t])}` : "";
-    const said = saidOf(chip, i, `${plain(moved.what[t])} of ${si(moved.bytes[t], "B")} at ${si(moved.begin[t], "s")} for ${si(moved.end[t] - moved.begin[t], "s")}${late}`);
-    strokes(moved.what[t], chosen[i], 5).add(moved.begin[t] / factor, moved.end[t] / factor, c + (shift[moved.what[t]] || 0.4), said, [c, i]);
+    const said = saidOf(chip, i, `${plain(moved.what[t])} of ${si(moved.bytes[t], "B")} at ${si(Math.max(begin, 0), "s")} for ${si(moved.lasts[t], "s")}${late}`);
+    strokes(moved.what[t], chosen[i], 5).add(begin / factor, (begin + moved.lasts[t]) / factor, c + (shift[moved.what[t]] || 0.4), said, [c, i]);
   }
 }
 
@@ -78,19 +99,30 @@ function timelineTraces(factor) {
 }
 
 function drawTimeline() {
-  const longest = report.chips.reduce((high, chip) => Math.max(high, chip.latency), 0);
-  const scale = unitFor(longest, "s");
+  const scale = unitFor(longestRun(), "s");
   const traces = timelineTraces(scale.factor);
   const legend = traces.filter((trace) => trace.showlegend).map((trace) => trace.name);
   const layout = {
     ...baseLayout(), ...legendAbove("timeline", legend, 56 + 90 * report.chips.length), hovermode: "closest", dragmode: "zoom",
-    xaxis: { ...axis(`time, ${scale.unit}`), range: [0, longest / scale.factor] },
+    xaxis: { ...axis(`time, ${scale.unit}`), range: view().map((time) => time / scale.factor) },
     yaxis: { ...axis(""), range: [report.chips.length - 0.25, -0.5], fixedrange: true, showticklabels: false, showgrid: false, zeroline: false },
     annotations: report.chips.map((chip, c) => ({
       text: plain(chip.name + waited(chip)), x: 0, xref: "paper", xanchor: "left", y: c - 0.16, yanchor: "bottom", showarrow: false, font: { size: 12, color: look().text },
     })),
   };
-  return draw("timeline", traces, layout).then((plot) => clickable(plot));
+  return draw("timeline", traces, layout).then((plot) => {
+    clickable(plot);
+    if (plot.zoomable) return;
+    plot.zoomable = true;
+    plot.on("plotly_relayout", (event) => {
+      const range = [event["xaxis.range[0]"], event["xaxis.range[1]"]];
+      if (range[0] !== undefined) choose({ view: range.map((time) => time * scale.factor) });
+    });
+    plot.on("plotly_doubleclick", () => {
+      choose({ view: null });
+      return false;
+    });
+  });
 }
 
 // What the engines of a chip waited for, over the whole run.

@@ -27,7 +27,7 @@ function treeOf(chip) {
       if (node !== leaf) node.value += leaf.value;
     }
   });
-  return joined(nodes);
+  return shownNodes(joined(nodes));
 }
 
 // A module with a single child and nothing of its own is shown as one with it: model.layers.*
@@ -45,6 +45,30 @@ function joined(nodes) {
   return [...nodes.values()];
 }
 
+// The chosen module's node and what is seen of those inside it: four steps down, and not too small to be seen.
+function shownNodes(nodes) {
+  const root = nodeOf(nodes, state.module);
+  const inside = new Map();
+  for (const node of nodes) {
+    if (!inside.has(node.parent)) inside.set(node.parent, []);
+    inside.get(node.parent).push(node);
+  }
+  const top = nodes.find((node) => node.id === root);
+  const found = [{ ...top, parent: null }];
+  const least = top.value / 3000;
+  const visit = (node, depth) => {
+    node.rest = node.value;
+    for (const child of depth < 4 ? inside.get(node.id) || [] : []) {
+      if (child.value < least) continue;
+      node.rest -= child.value;
+      found.push(child);
+      visit(child, depth + 1);
+    }
+  };
+  visit(found[0], 0);
+  return found;
+}
+
 // The node that stands for a module: itself, else the first one inside it, for it may be shown as one with that.
 function nodeOf(nodes, module) {
   const inside = nodes.filter((node) => !node.id.includes(LEAF) && within(node.id, module));
@@ -56,22 +80,19 @@ function drawTree() {
   const chip = report.chips[state.chip];
   const nodes = treeOf(chip);
   const colours = boundColours();
-  const total = nodes.find((node) => node.id === "").value || 1;
+  const total = chip.rows.op[state.metric].reduce((sum, value) => sum + value, 0) || 1;
   const unit = UNITS[state.metric];
   const mainBound = (node) => Object.entries(node.bounds).sort((a, b) => b[1] - a[1])[0]?.[0] ?? "";
-  const level = nodeOf(nodes, state.module);
   const trace = {
     type: "treemap",
     ids: nodes.map((node) => node.id || "root"),
     labels: nodes.map((node) => plain(node.label)),
     parents: nodes.map((node) => (node.parent === null ? "" : node.parent || "root")),
-    values: nodes.map((node) => (node.id.includes(LEAF) ? node.value : 0)),
+    values: nodes.map((node) => Math.max(node.rest, 0)),
     customdata: nodes.map((node) => [plain(node.id.replace(LEAF, "  ") || node.label), si(node.value, unit), percent(node.value / total), plain(mainBound(node))]),
     texttemplate: "%{label}<br>%{customdata[2]} %",
     hovertemplate: "%{customdata[0]}<br>%{customdata[1]}, %{customdata[2]} %<br>%{customdata[3]}<extra></extra>",
     branchvalues: "remainder",
-    level: level || "root",
-    maxdepth: 4,
     marker: { colors: nodes.map((node) => (node.id === "" ? look().panel : colours.get(mainBound(node)))), line: { width: 1.5, color: look().panel }, pad: { t: 20, l: 3, r: 3, b: 3 } },
     tiling: { packing: "squarify" },
     pathbar: { visible: false },
