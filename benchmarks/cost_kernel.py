@@ -14,7 +14,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import fields, replace
+from dataclasses import replace
 
 import torch
 from scalar_model import priced as scalar_priced
@@ -23,7 +23,7 @@ from torch import Tensor
 
 from torch_regflat.capture.huggingface import prepare
 from torch_regflat.capture.record import capture
-from torch_regflat.cost.chip_tensors import chip_tensors, rate_tensors
+from torch_regflat.cost.chip_tensors import at_device, chip_tensors, rate_tensors
 from torch_regflat.cost.kernel import combine
 from torch_regflat.cost.shapes import KernelShape, pack
 from torch_regflat.hardware.chip import Chip
@@ -87,10 +87,10 @@ class Case:
         self.chip, self.shape = three_levels(), shape_of_nest(convolution())
         software = for_chip(self.chip)
         self.stages, self.nesting = Stages.of(self.chip), Nesting((ORDER,) * LEVELS)
-        self.tensors = _to(chip_tensors([self.chip], [software]), device)
+        self.tensors = at_device(chip_tensors([self.chip], [software]), device)
         rates = rate_tensors([self.chip], [software], ["bf16"])
         # Arrays whose time does not depend on the tiles: what is measured is the pricing of memory.
-        self.rates = _to(replace(rates, arrays=torch.zeros_like(rates.arrays)), device)
+        self.rates = at_device(replace(rates, arrays=torch.zeros_like(rates.arrays)), device)
         self.problems = ProblemTensors.of([self.shape], torch.device(device))
         self.device = device
         self.kernels, one = (
@@ -118,17 +118,6 @@ class Case:
         ((found,),) = mapper.rank([self.shape], self.rates, space)
         assert found.mappings
         return found.candidates
-
-
-def _to(numbers, device: str):  # type: ignore[no-untyped-def]
-    def moved(value):  # type: ignore[no-untyped-def]
-        if isinstance(value, Tensor):
-            return value.to(device)
-        if isinstance(value, tuple):
-            return tuple(moved(v) for v in value)
-        return _to(value, device) if hasattr(value, "__dataclass_fields__") else value
-
-    return replace(numbers, **{f.name: moved(getattr(numbers, f.name)) for f in fields(numbers)})
 
 
 def _chains(size: int) -> list[tuple[int, ...]]:

@@ -309,3 +309,23 @@ def test_starts_without_torch(arguments: list[str]) -> None:
         "    assert not {'torch', 'transformers', 'numpy'} & set(sys.modules)\n"
     )
     subprocess.run([sys.executable, "-c", program, *arguments], capture_output=True, check=True)
+
+
+def test_the_flat_twin_of_a_chip() -> None:
+    words = "profile gpt2-xl --phase prefill --batch 1 --seq-len 16 --chip h100-sxm:flat"
+    done = run(*words.split())
+    assert done.exit_code == 0, done.output
+    assert "h100-sxm:flat: NVIDIA H100 SXM5 80 GB, its memories flattened" in done.stdout
+    assert "evidence: estimate" in done.stdout
+    assert "note: registers cannot feed cuda: products in fp64 take 516 B a clock and SM at full rate" in done.stdout
+    shown = run("chips", "h100-sxm:flat-power")
+    assert shown.exit_code == 0 and "as much as leaks no more than they did" in shown.output
+
+
+def test_a_twin_whose_area_does_not_fit_is_refused() -> None:
+    done = run("profile", "gpt2-xl", "--chip", "h100-sxm:flat+900MiB")
+    assert done.exit_code == 2
+    assert done.stderr == (
+        "regflat: h100-sxm: 900 MiB of registers take 632 mm2 at 0.70 mm2/MiB, and shared and L2 free 179 mm2, enough "
+        "for 255 MiB\n"
+    )

@@ -32,6 +32,7 @@ from .capture.training import AUTOCAST, capture_training
 from .cost import MODEL_VERSION
 from .errors import CapacityError, CaptureError, InputError, UnmodelledError
 from .hardware.chip import Chip
+from .hardware.feeding import notes as chip_notes
 from .hardware.library import load
 from .hardware.software import Software
 from .local import AUTO, gpu_name
@@ -498,7 +499,7 @@ def _finish(
         software = execution.software_of(chip)
         conditions = execution.mode.conditions
         priced = run(work, kernels, chip, software, fits, conditions=conditions, prices=prices[chip.name])
-        results.append(replace(priced, software_hash=software.hash))
+        results.append(replace(priced, software_hash=software.hash, notes=(*priced.notes, *chip_notes(chip))))
         annotate(graph, kernels, results[-1])
     return Profile(
         result=Result(

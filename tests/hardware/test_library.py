@@ -40,6 +40,14 @@ def test_by_name_alias_path_and_as_it_is(tmp_path: Path) -> None:
     assert library.load(str(path)).name == library.load(path).name == "mine"
 
 
+def test_twins_of_any_spelling_and_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert library.load("NVIDIA H100:flat") == library.load("h100-sxm:flat") == library.load("h100").flatten()
+    path = tmp_path / "mine.toml"
+    text = (Path(library.__file__).parent / "chips" / "a100-sxm-80gb.toml").read_text(encoding="utf-8")
+    path.write_text(text.replace('name = "a100-sxm-80gb"', 'name = "mine"', 1), encoding="utf-8")
+    assert library.load(f"{path}:flat-power").name == "mine:flat-power"
+
+
 def test_unknown() -> None:
     assert refused("h10").startswith("unknown chip 'h10'; did you mean h100 or ")
     assert "; did you mean regflat-physical" in refused("regflat-phys")

@@ -10,7 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from torch_regflat.cost.chip_tensors import chip_tensors, rate_tensors
+from torch_regflat.cost.chip_tensors import at_device, chip_tensors, rate_tensors
 from torch_regflat.cost.problem import problem_of
 from torch_regflat.cost.shapes import KernelShape
 from torch_regflat.errors import CapacityError
@@ -244,3 +244,18 @@ def test_what_lies_on_chip_is_neither_loaded_nor_held_twice() -> None:
     cold, warm = (listed(ProblemTensors.of([s]), stages, nesting, tiles, one) for s in (shape, resident))
     assert float(warm.operands[0]) == 0 < float(cold.operands[0])
     assert float(cold.holds[0] - warm.holds[0]) == 2 * 64 * 64 * 2
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_a_gpu_prices_the_same() -> None:
+    chip, software = small_flat(64), for_chip(load("regflat-physical"))
+    shape = shape_of_nest(matrix_product(2, 700, 300, 500))
+    own = chip_tensors([chip], [software]), rate_tensors([chip], [software], ["bf16"])
+    found = []
+    for device in ("cpu", "cuda"):
+        tensors, rates = (at_device(numbers, device) for numbers in own)
+        mapper = Mapper(Stages.of(chip), tensors, software.overlap, software.split_k, effort="whole")
+        ((best,),) = mapper.search([shape], rates)
+        found.append(best)
+    assert found[1].mappings[0] == found[0].mappings[0]
+    assert found[1].measures[0] == pytest.approx(found[0].measures[0], rel=1e-12)

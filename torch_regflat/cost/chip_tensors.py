@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -32,7 +32,11 @@ _NO_LIMIT = 1e30
 
 @dataclass(frozen=True)
 class LevelTensors:
-    """One memory level of every chip: capacity in bytes, bandwidths in B/s (whole chip), energies in J/bit."""
+    """One memory level of every chip: capacity in bytes, bandwidths in B/s (whole chip), energies in J/bit.
+
+    `exchanges` is 1 where cores pass on what several of them work on, `remote` where all accesses go to other cores;
+    the network between them then has a bandwidth (no limit elsewhere) and an energy.
+    """
 
     capacity: Tensor
     read_bandwidth: Tensor
@@ -41,6 +45,10 @@ class LevelTensors:
     latency: Tensor
     read_energy: Tensor
     write_energy: Tensor
+    exchanges: Tensor
+    remote: Tensor
+    network_bandwidth: Tensor
+    network_energy: Tensor
 
 
 @dataclass(frozen=True)
@@ -64,6 +72,7 @@ class ChipTensors:
     unattributed_vector_flop: Tensor
     unattributed_bit: Tensor
     launch_gap: Tensor
+    bulk: Tensor
     host_floor: Tensor
     call_floor: Tensor
     convolution_host: Tensor
@@ -144,11 +153,15 @@ def chip_tensors(chips: list[Chip], software: list[Software], conditions: Condit
             LevelTensors(
                 capacity=column([level.usable_bytes for level in row]),
                 read_bandwidth=column([level.placed_read_bytes_per_s for level in row]),
-                write_bandwidth=column([level.write_bytes_per_s for level in row]),
+                write_bandwidth=column([level.placed_write_bytes_per_s for level in row]),
                 shared_port=column([float(level.shared_port) for level in row]),
                 latency=column([level.placed_latency_s for level in row]),
                 read_energy=column([level.read_j_per_bit for level in row]),
                 write_energy=column([level.write_j_per_bit for level in row]),
+                exchanges=column([float(level.exchanges) for level in row]),
+                remote=column([float(level.scope == "core" and level.placement != "local") for level in row]),
+                network_bandwidth=column([x.remote_bytes_per_s if x.exchanges else _NO_LIMIT for x in row]),
+                network_energy=column([level.network_j_per_bit for level in row]),
             )
         )
     pairs = list(zip(chips, software, strict=True))
@@ -165,6 +178,7 @@ def chip_tensors(chips: list[Chip], software: list[Software], conditions: Condit
         static_power=column([chip.power.static.value for chip in chips]),
         unattributed_vector_flop=column([_value(chip.power.unattributed_vector_flop) for chip in chips]),
         unattributed_bit=column([_value(chip.power.unattributed_bit) for chip in chips]),
+        bulk=column([float(chip.execution.phases == "bulk-synchronous") for chip in chips]),
         launch_gap=column([_launch(chip, s, conditions)[0] for chip, s in pairs]),
         host_floor=column([_launch(chip, s, conditions)[1] for chip, s in pairs]),
         call_floor=column([_call_floor(chip, s, conditions) for chip, s in pairs]),
@@ -350,18 +364,25 @@ Numbers = TypeVar("Numbers", ChipTensors, RateTensors, LevelTensors)
 
 def at_chip(numbers: Numbers, chip: int) -> Numbers:
     """The numbers of one of the chips."""
+    own: dict[str, Any] = {"names": (numbers.names[chip],)} if isinstance(numbers, ChipTensors) else {}
+    found = _each(numbers, lambda t: t[..., chip : chip + 1, :, :] if t.dim() == 4 else t[chip : chip + 1])
+    return replace(found, **own)
 
+
+def at_device(numbers: Numbers, device: torch.device | str) -> Numbers:
+    """The same numbers on a device, where kernels are then priced."""
+    return _each(numbers, lambda t: t.to(device))
+
+
+def _each(numbers: Numbers, change: Callable[[Tensor], Tensor]) -> Numbers:
     def one(value: Any) -> Any:
         if isinstance(value, Tensor):
-            return value[..., chip : chip + 1, :, :] if value.dim() == 4 else value[chip : chip + 1]
+            return change(value)
         if isinstance(value, LevelTensors):
-            return at_chip(value, chip)
-        return tuple(one(item) for item in value) if isinstance(value, tuple) else value
+            return _each(value, change)
+        return tuple(map(one, value)) if isinstance(value, tuple) else value
 
-    changed = {field.name: one(getattr(numbers, field.name)) for field in fields(numbers)}
-    if isinstance(numbers, ChipTensors):
-        changed["names"], changed["level_names"] = (numbers.names[chip],), numbers.level_names
-    return replace(numbers, **changed)
+    return replace(numbers, **{field.name: one(getattr(numbers, field.name)) for field in fields(numbers)})
 
 
 def at_kernels(rates: RateTensors, kernels: Sequence[int]) -> RateTensors:

@@ -30,7 +30,8 @@ class Movement:
     on-chip resource needs at the nominal clock, `external_s` those of the external memory, `overhead_s` what cannot
     overlap with either. `operand_far_bytes` splits the external traffic by operand position, `operand_core_bytes`,
     where it is known, what cores and their shared cache exchange. `fits` has a check for each on-chip level that can
-    refuse a mapping. Tensors are kept as small as what they depend on.
+    refuse a mapping. `network_bytes` go from core to core within the innermost level. Tensors are kept as small as what
+    they depend on.
     """
 
     read_bytes: tuple[Tensor, ...]
@@ -41,6 +42,7 @@ class Movement:
     operand_far_bytes: tuple[Tensor, ...]
     fits: dict[str, Tensor]
     operand_core_bytes: tuple[Tensor, ...] = ()
+    network_bytes: Tensor | None = None
 
     @property
     def legal(self) -> Tensor:
@@ -104,6 +106,8 @@ def evaluate(move: Movement, kernels: KernelTensors, chip: ChipTensors, rates: R
         (read * level.read_energy + write * level.write_energy) * 8.0
         for read, write, level in zip(move.read_bytes, move.write_bytes, chip.levels, strict=True)
     ]
+    if move.network_bytes is not None:
+        level_energy[0] = level_energy[0] + move.network_bytes * chip.levels[0].network_energy * 8.0
     vector_flops = kernels.vector_ops + kernels.special_ops
     compute = kernels.work * rates.energy + vector_flops * chip.vector_energy
     far_bits = (move.read_bytes[-1] + move.write_bytes[-1]) * 8.0

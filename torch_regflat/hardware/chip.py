@@ -10,11 +10,13 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, Field, PrivateAttr, ValidationError, model_validator
 
 from ..errors import ChipError, near
+from .contention import port_efficiency
 from .quantity import Frozen, Measures, Quantity, check_sources, content_hash, quantities
 from .validation import explain
 
 EngineKind = Literal["matrix", "vector", "special"]
 Placement = Literal["local", "interleaved", "worst"]
+Conflicts = Literal["none", "random"]
 
 Frequency = Annotated[Quantity, Measures(("frequency",))]
 Count = Annotated[Quantity, Measures(("number",), whole=True)]
@@ -157,8 +159,15 @@ class MemoryLevel(Frozen):
 
     `scope = "core"` means each core has its own, and `capacity` is that of one core. Energies: a bit that leaves
     the level towards the engines costs `read_energy + interface_energy + wire_energy x distance + router_energy`,
-    a bit that arrives costs `write_energy` (plus the wire of the level it came from). With `placement` other than
-    "local", `remote_distance` and `remote_hops` take the place of `distance` for what lies in another core.
+    a bit that arrives costs `write_energy` (plus the wire of the level it came from).
+
+    `placement` says where operands lie. "local": in the core that works on them. What several cores work on is then
+    passed on from core to core, `remote_distance / remote_hops` further each time, at `remote_bandwidth` a core.
+    "interleaved" and "worst": every access goes to another core, over `remote_distance` or `worst_distance` and
+    `remote_hops` routers, at no more than `remote_bandwidth`. `conflicts = "random"`: accesses fall on `banks` of
+    `bank_width` bytes a clock at random, so some wait (`contention`); "none": software picks the banks of every step.
+    `leakage` is that of all copies, and a part of the chip's static power. `host` is true where the external level is
+    the host's memory, of a chip without DRAM.
     `sustained_bandwidth` is what long copies are measured to reach, where somebody measured.
     `bus_width` and `data_rate` (a pin) of an external level are where its bandwidth comes from; a test multiplies them.
     """
@@ -187,10 +196,13 @@ class MemoryLevel(Frozen):
     remote_hops: Number | None = None
     placement: Placement = "local"
     bank_bits: Bits | None = None
+    bank_width: Bits | None = None
     banks: Count | None = None
+    conflicts: Conflicts = "none"
     leakage: Power | None = None
     area: Area | None = None
     external: bool = False
+    host: bool = False
 
     _clock: float = PrivateAttr(default=1.0)
     _cores: float = PrivateAttr(default=1.0)
@@ -201,8 +213,13 @@ class MemoryLevel(Frozen):
             raise ValueError(f"usable = {self.usable} is more than capacity = {self.capacity}")
         if self.external and self.scope != "chip":
             raise ValueError('an external level serves the whole chip; write scope = "chip"')
+        if self.host and not self.external:
+            raise ValueError("host = true is for the external level of a chip that has no DRAM of its own")
         if self.scope == "chip" and self.banks is None and self.bank_bits is not None:
             raise ValueError("bank_bits without banks; say how many banks there are")
+        lacking = [field for field in ("banks", "bank_width") if getattr(self, field) is None]
+        if self.conflicts == "random" and lacking:
+            raise ValueError(f'conflicts = "random" needs {" and ".join(lacking)}, of one copy of the level')
         return self
 
     @property
@@ -261,10 +278,37 @@ class MemoryLevel(Frozen):
 
     @property
     def placed_read_bytes_per_s(self) -> float:
-        """Read bandwidth of the whole chip under this level's `placement`: remote words come over the network."""
+        """Read bandwidth of the whole chip under this level's `placement` and `conflicts`."""
+        return self._placed(self.read_bytes_per_s)
+
+    @property
+    def placed_write_bytes_per_s(self) -> float:
+        """Write bandwidth of the whole chip under this level's `placement` and `conflicts`."""
+        return self._placed(self.write_bytes_per_s)
+
+    def _placed(self, port: float) -> float:
+        """Remote words come over the network; accesses that fall on the same bank wait for each other."""
+        offered = port if self.placement == "local" else min(port, self.remote_bytes_per_s)
+        if self.conflicts == "none" or self.bank_width is None or self.banks is None:
+            return offered
+        clocks = self._clock * self.copies
+        return offered * port_efficiency(offered / clocks, _bytes(self.bank_width), self.banks.value)
+
+    @property
+    def exchanges(self) -> bool:
+        """Whether what several cores work on is passed on between them: they read only their own part of the level."""
+        if self.scope != "core" or self.placement != "local" or self.remote_bandwidth is None:
+            return False
+        return self.remote_bytes_per_s < self.read_bytes_per_s
+
+    @property
+    def network_j_per_bit(self) -> float:
+        """Joules of wires and routers for a bit that leaves its core: to the next, or as far as `placement` says."""
+        hops = _value(self.remote_hops) or 1.0
         if self.placement == "local":
-            return self.read_bytes_per_s
-        return min(self.read_bytes_per_s, self.remote_bytes_per_s)
+            step = _value(self.remote_distance) / hops if self.exchanges else 0.0
+            return _value(self.wire_energy) * step + (_value(self.router_energy) if self.exchanges else 0.0)
+        return _value(self.wire_energy) * self.placed_distance + _value(self.router_energy) * hops
 
     @property
     def leakage_w(self) -> float:
@@ -324,11 +368,16 @@ class PowerBudget(Frozen):
 
 
 class Execution(Frozen):
-    """What it costs to start a kernel, beyond its own work."""
+    """What it costs to start a kernel, beyond its own work.
+
+    `phases` of a register-flat chip: "overlapped" engines, ports and network work side by side; "bulk-synchronous"
+    cores first exchange what they share, then compute, their engines in turn.
+    """
 
     launch_gap_stream: Latency
     launch_gap_graph: Latency
     kernel_floor: Latency | None = None
+    phases: Literal["overlapped", "bulk-synchronous"] = "overlapped"
 
 
 class Die(Frozen):
@@ -368,7 +417,8 @@ class Chip(Frozen):
     levels between are used: caches fill themselves, a register-flat chip has one level of registers, and a scratchpad
     chip has any number of levels that its software manages, in front of systolic arrays. `clock` is what the cores run
     at unless power limits it; an engine may state another clock at which its datasheet peak holds. Chips of one
-    `architecture` are relatives: what was measured on one says something about the others.
+    `architecture` are relatives: what was measured on one says something about the others. A `speculative` file guesses
+    at a product that exists: every report of it lists what is guessed.
     """
 
     schema_: Literal[1] = Field(alias="schema")
@@ -381,6 +431,7 @@ class Chip(Frozen):
     software: str = ""
     description: str = ""
     aliases: tuple[str, ...] = ()
+    speculative: bool = False
     clock: Frequency
     cores: Cores
     engines: tuple[Engine, ...]
@@ -536,8 +587,19 @@ class Chip(Frozen):
         return Chip.from_dict(data, f"{self.name} with changes", replacing=True)
 
 
+    def flatten(self, iso: Literal["area", "power"] = "area", **options: Any) -> Chip:
+        """The register-flat twin: the area of caches and shared memories spent on registers (`flatten.flatten`)."""
+        from .flatten import flatten
+
+        return flatten(self, iso, **options)
+
+
 def _value(quantity: Quantity | None) -> float:
     return 0.0 if quantity is None else quantity.value
+
+
+def _bytes(quantity: Quantity) -> float:
+    return quantity.value / (8.0 if quantity.dimension == "bits" else 1.0)
 
 
 def _unique(field: str, names: Iterable[str]) -> None:

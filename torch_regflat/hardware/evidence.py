@@ -17,7 +17,7 @@ from pydantic import Field, ValidationError
 from ..errors import ChipError
 from .chip import Chip
 from .library import read_toml, shipped
-from .quantity import Frozen
+from .quantity import Frozen, quantities
 from .validation import explain
 
 EVIDENCE_FILE = Path(__file__).parent / "evidence.toml"
@@ -69,7 +69,9 @@ def evidence_of(chip: Chip, path: Path | None = None) -> Evidence:
     relatives = tuple(name for name in measured if _related(chip, shipped(name)))
     if relatives:
         return Evidence("family", architecture=chip.architecture, relatives=relatives)
-    real = any(quantity.kind in ("datasheet", "measured") for _, quantity in chip.quantities())
+    # What is new about a flat chip is its memory: where all of that is estimated, so is the chip.
+    new = chip.on_chip[0] if chip.memory_system == "register-flat" else chip
+    real = any(quantity.kind in ("datasheet", "measured") for _, quantity in quantities(new))
     return Evidence("datasheet only" if real else "estimate", architecture=chip.architecture)
 
 

@@ -28,15 +28,27 @@ def names() -> list[str]:
 def load(name_or_path: str | os.PathLike[str] | Chip) -> Chip:
     """Load a chip by name (`h100-sxm`), alias (`h100`) or path (`my/chip.toml`). A `Chip` passes through.
 
+    `h100-sxm:flat` is the register-flat twin of a chip (`Chip.flatten`); `:flat-power`, `:flat+registers` and
+    `:flat+64MiB` are it with options.
+
     A private chip on `REGFLAT_CHIP_PATH` comes before a shipped one of the same name. Aliases are other spellings, as
     in published tables or from `torch.cuda.get_device_name()`: case does not matter in them, and spaces and underscores
     are hyphens. Raises `ChipError` for an unknown name, and for an alias that several chips have.
     """
     if isinstance(name_or_path, Chip):
         return name_or_path
+    base, _, variant = str(name_or_path).rpartition(":")
+    if base and variant.startswith("flat"):
+        return _flat(load(base), variant)
     path = _find(name_or_path)
     stat = path.stat()
     return _read(path, stat.st_mtime_ns, stat.st_size)
+
+
+def _flat(chip: Chip, variant: str) -> Chip:
+    from .flatten import parse
+
+    return chip.flatten(**parse(variant))
 
 
 def shipped(name: str) -> Chip | None:

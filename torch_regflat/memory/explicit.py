@@ -15,6 +15,7 @@ from ..cost.chip_tensors import ChipTensors, LevelTensors, RateTensors
 from ..cost.kernel import Movement
 from ..cost.shapes import KernelTensors, where_lacking
 from .cache import ACCUMULATOR_BYTES, VECTOR_BYTES
+from .network import Network, network
 from .quantities import Stages
 from .systolic import Systolic, systolic
 from .tiling import Tiling
@@ -25,7 +26,8 @@ class Fixed:
     """What does not depend on the tiles, worked out once for all candidates; `[kernel, chip, 1, split]`.
 
     `read` and `written` are bytes of every level, nearest the engines first: what arithmetic takes and leaves, and what
-    streams from and to external memory through every level, or within the chip.
+    streams from and to external memory through every level, or within the chip. `network` is what goes from core to
+    core.
     """
 
     read: tuple[Tensor, ...]
@@ -35,6 +37,7 @@ class Fixed:
     overhead_s: Tensor
     room: tuple[Tensor, ...]
     systolic: Systolic | None
+    network: Network | None = None
 
 
 def fixed(kernels: KernelTensors, split: Tensor, stages: Stages, chip: ChipTensors, rates: RateTensors) -> Fixed:
@@ -49,16 +52,26 @@ def fixed(kernels: KernelTensors, split: Tensor, stages: Stages, chip: ChipTenso
     count = len(chip.levels)
     reads = [passing + near_in + near_out] * (count - 2) + [passing + near_in, far_in]
     writes = [passing + near_in + near_out] * (count - 2) + [passing + near_out, far_out]
+    between = network(kernels, split, written + vector + near_out, chip, rates)
+    if between is not None:
+        written = written + between.copies
     reads[0], writes[0] = reads[0] + (read + vector), writes[0] + (written + vector)
     latency = sum((level.latency for level in chip.levels[1:-1]), chip.levels[0].latency)
+    lanes = kernels.vector_ops / chip.vector_rate + kernels.special_ops / chip.special_rate
+    overhead = chip.launch_gap + (chip.prologue + latency) * kernels.sequential
+    if bool(chip.bulk.any()):
+        # Cores compute after the exchange, with one engine at a time.
+        compute = compute + lanes * chip.bulk
+        overhead = overhead if between is None else overhead + between.seconds * chip.bulk
     return Fixed(
         tuple(reads),
         tuple(writes),
         compute,
-        kernels.vector_ops / chip.vector_rate + kernels.special_ops / chip.special_rate,
-        chip.launch_gap + (chip.prologue + latency) * kernels.sequential,
+        lanes,
+        overhead,
         tuple(room(kernels, stages, chip)),
         arrays,
+        between,
     )
 
 
@@ -79,8 +92,10 @@ def move(kernels: KernelTensors, tiling: Tiling, own: Fixed, chip: ChipTensors) 
     spread = _spread(kernels, tiling, chip)
     core = {"compute": compute if spread is None else compute * spread, "vector": own.vector_s}
     for i, (name, numbers) in enumerate(zip(chip.level_names[:-1], chip.levels[:-1], strict=True)):
-        port = _port_s(read[i], written[i], numbers)
+        port = port_s(read[i], written[i], numbers)
         core[f"{name} ports"] = port * spread if spread is not None and stages.is_own(i) else port
+    if own.network is not None:
+        core[f"{chip.level_names[0]} network"] = own.network.seconds
     external = chip.levels[-1]
     return Movement(
         read_bytes=tuple(read),
@@ -90,6 +105,7 @@ def move(kernels: KernelTensors, tiling: Tiling, own: Fixed, chip: ChipTensors) 
         overhead_s=own.overhead_s,
         operand_far_bytes=tiling.operands,
         fits=_fits(kernels, tiling, own, chip),
+        network_bytes=None if own.network is None else own.network.moved,
     )
 
 
@@ -101,7 +117,7 @@ def _spread(kernels: KernelTensors, tiling: Tiling, chip: ChipTensors) -> Tensor
     return torch.where(kernels.tiled > 0, chip.cores * steps / busy, torch.ones_like(kernels.work))
 
 
-def _port_s(read: Tensor, written: Tensor, numbers: LevelTensors) -> Tensor:
+def port_s(read: Tensor, written: Tensor, numbers: LevelTensors) -> Tensor:
     """Seconds of a level's ports: one for reads and one for writes, or one for both."""
     shared = numbers.shared_port > 0
     if bool(shared.all()):

@@ -62,6 +62,27 @@ def choose(
     return [choice for choice in choices if choice is not None]
 
 
+def rechosen(
+    choices: Sequence[Choice], chip: Chip, software: Software, conditions: Conditions = SCHEDULED
+) -> list[Choice]:
+    """The same mappings on a chip of other numbers; what does not fit it is searched again."""
+    shapes, mappings = [c.shape for c in choices], [c.chosen for c in choices]
+    search, again = Search(chip, software, chip_tensors([chip], [software], conditions), conditions=conditions), []
+    result: list[Choice | None] = [None] * len(shapes)
+    for group in search.price(shapes, mappings):
+        fits = group.movement.legal.expand(len(group.members), 1, 1, 1).flatten().tolist()
+        for row, index in enumerate(group.members):
+            if fits[row]:
+                result[index] = _choice(shapes[index], mappings[index], None, group, row, chip)
+            else:
+                again.append(index)
+    if again:
+        searched = choose([shapes[i] for i in again], chip, software, conditions=conditions)
+        for index, choice in zip(again, searched, strict=True):
+            result[index] = choice
+    return [choice for choice in result if choice is not None]
+
+
 @dataclass(frozen=True)
 class Search:
     """The mapper on one chip, for kernels of any structure."""

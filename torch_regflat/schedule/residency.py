@@ -11,6 +11,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 from ..conditions import SCHEDULED, Conditions
+from ..errors import CapacityError
 from ..workload import Workload
 from .kernels import Kernel
 from .timeline.graph import Data, Graph, Task
@@ -171,3 +172,24 @@ def _temporary(tensor: int, workload: Workload) -> bool:
     """Neither an output nor something that lives outside the run."""
     known = workload.tensors[tensor]
     return not known.is_output and known.producer is not None and known.role == "activation"
+
+
+def preloaded(kernels: list[Kernel], workload: Workload, capacity: float, reserve: float) -> list[Residency]:
+    """Residency in a managed memory that holds the weights, and finds the inputs, before the run, as chips without DRAM
+    of their own are used: run after run with the same weights.
+
+    What the weights leave of `capacity` is managed for the rest. Raises `CapacityError` where they leave nothing.
+    """
+    outside = {t for kernel in kernels for t in kernel.reads if _from_outside(t, workload)}
+    weights = math.fsum(float(workload.tensors[t].nbytes) for t in outside if workload.tensors[t].role == "weight")
+    if weights >= capacity:
+        raise CapacityError(
+            f"weights of {weights / 2**20:.0f} MiB do not fit the {capacity / 2**20:.0f} MiB on one chip"
+        )
+    share = 1.0 - weights / capacity
+    places = managed(kernels, workload, capacity * share, reserve)
+    for kernel, here in zip(kernels, places, strict=True):
+        here.found |= kernel.reads.keys() & outside
+        here.available *= share
+        here.occupied_bytes += weights
+    return places

@@ -19,6 +19,7 @@ from ..timeline import KernelSpan, Timeline, TransferSpan
 from ..workload import Operation, Workload
 from .intervals import Ends, Intervals, Prices
 from .kernels import Kernel
+from .managed import rechosen
 from .mapper.found import Objective
 from .residency import Residency, cached, managed
 from .search import choose
@@ -78,12 +79,16 @@ def run_all(
     ]
     distinct = list(dict.fromkeys(shape for some in shapes for shape in some))
 
-    def price(variant: Chip) -> dict[KernelShape, Choice]:
-        chosen = choose(distinct, variant, software, objective, shuffle, conditions=conditions)
-        return dict(zip(distinct, chosen, strict=True))
+    chosen = choose(distinct, chip, software, objective, shuffle, conditions=conditions)
+
+    def at(variant: Chip) -> dict[KernelShape, Choice]:
+        """The program as it was compiled for the chip, on one whose numbers turn out otherwise."""
+        if chip.memory_system != "cache":
+            return dict(zip(distinct, rechosen(chosen, variant, software, conditions), strict=True))
+        return dict(zip(distinct, choose(distinct, variant, software, conditions=conditions), strict=True))
 
     evidence = evidence_of(chip)
-    priced, intervals = price(chip), Intervals(chip, evidence.kind, price)
+    priced, intervals = dict(zip(distinct, chosen, strict=True)), Intervals(chip, evidence.kind, at)
     if prices is not None:
         prices.update(priced)
     maker = _Maker(chip, str(evidence), priced, intervals)

@@ -58,6 +58,8 @@ _LEVEL: dict[str, tuple[str, Kind]] = {
     "latency": ("latency", "time"),
     "read_energy": ("read energy", "energy"),
     "write_energy": ("write energy", "energy"),
+    "network_bandwidth": ("network bandwidth", "rate"),
+    "network_energy": ("network energy", "energy"),
 }
 _RATE: dict[str, tuple[str, Kind]] = {
     "rate": ("rate", "rate"),

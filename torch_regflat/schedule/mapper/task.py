@@ -88,8 +88,11 @@ class Task:
     def _look_fast(self, space: Product, own: Resources) -> None:
         """The same, a matrix product a port."""
         tie = _TIE / float(self.mapper.chip.dynamic_power)
-        others = torch.maximum(self.fixed.compute_s, self.fixed.vector_s).expand_as(self.fixed.read[0])
-        overhead = self.fixed.overhead_s.reshape(-1, 1, 1)
+        others = torch.maximum(self.fixed.compute_s, self.fixed.vector_s)
+        if self.fixed.network is not None:
+            others = torch.maximum(others, self.fixed.network.seconds)
+        others = others.expand_as(self.fixed.read[0])
+        overhead = self.fixed.overhead_s.reshape(self.fixed.overhead_s.shape[0], 1, -1)
         sums, ports, splits = (*own.seconds, own.joules, *own.holds), len(own.seconds), self.splits.shape[-1]
         for part, values in space.values(CHUNK // splits, sums):
             seconds = slowest(values[:ports], own.fixed_s, others).add_(overhead)
@@ -198,6 +201,8 @@ class Task:
             to = far if i == len(chip.levels) - 1 else near
             _add(to, movement.read_bytes[i], 8.0 * level.read_energy)
             _add(to, movement.write_bytes[i], 8.0 * level.write_energy)
+        if movement.network_bytes is not None:
+            near = near + movement.network_bytes * (8.0 * chip.levels[0].network_energy)
         if self.with_limit:
             return self._cubed(core, movement.external_s, seconds, near, far)
         joules = near + far + seconds * chip.static_power
