@@ -128,7 +128,7 @@ def test_the_data_adds_up_to_the_result() -> None:
             assert math.fsum(rows["latency"]) == pytest.approx(chip.total.latency_s, rel=1e-3)
             assert math.fsum(rows["energy"]) == pytest.approx(chip.total.energy_j, rel=1e-3)
         parts = data["rows"]["op"]["parts"].values()
-        assert math.fsum(map(math.fsum, parts)) == pytest.approx(chip.total.energy_j, rel=1e-3)
+        assert math.fsum(map(math.fsum, parts)) == pytest.approx(chip.total.energy_j, rel=5e-3)
         assert math.fsum(data["kernels"]["latency"]) == pytest.approx(chip.total.latency_s, rel=1e-3)
         charged = math.fsum(value for roles in data["operands"].values() for value in roles.values())
         assert charged == pytest.approx(chip.levels[-1].energy_j, rel=1e-3)

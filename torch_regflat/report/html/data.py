@@ -16,8 +16,11 @@ from ..rows import external_level
 
 GROUPINGS: tuple[GroupBy, ...] = ("layer", "module", "op")
 _DIGITS = 4
-"""Significant digits of a number on the page; moments in time have more."""
-_MOMENT = 7
+"""Significant digits of a number on the page."""
+_COARSE = 3
+"""Of what a single kernel does, of ratios, and of parts of a row's energy."""
+_INVISIBLE = 2e-5
+"""Share of the run that nobody sees on a time line."""
 
 
 class Texts:
@@ -73,23 +76,29 @@ def _rows(chip: ChipResult, by: GroupBy, levels: list[str], texts: Texts) -> dic
         "bound": [texts(row.bound_by) for row in rows],
         "shapes": [texts(row.shapes) for row in rows],
         "latency": _column(rows, lambda row: row.latency_s),
-        "low": [None if row.latency_low_s is None else _number(row.latency_low_s) for row in rows],
-        "high": [None if row.latency_high_s is None else _number(row.latency_high_s) for row in rows],
+        "spread": [_spread(row) for row in rows],
         "flops": _column(rows, lambda row: row.flops),
-        "utilization": _column(rows, lambda row: row.utilization),
-        "bandwidth": _column(rows, lambda row: row.bandwidth_utilization),
+        "utilization": _column(rows, lambda row: row.utilization, _COARSE),
+        "bandwidth": _column(rows, lambda row: row.bandwidth_utilization, _COARSE),
         "bytes": _column(rows, lambda row: row.traffic_bytes.get(external, 0.0)),
         "energy": _column(rows, lambda row: row.energy_j),
     }
     if by != "op":
         return columns
     parts = {
-        **{level: _column(rows, _of_level(level)) for level in levels},
-        "compute": _column(rows, lambda row: row.compute_energy_j),
-        "static": _column(rows, lambda row: row.static_energy_j),
-        "other": _column(rows, lambda row: row.unattributed_energy_j),
+        **{level: _column(rows, _of_level(level), _COARSE) for level in levels},
+        "compute": _column(rows, lambda row: row.compute_energy_j, _COARSE),
+        "static": _column(rows, lambda row: row.static_energy_j, _COARSE),
+        "other": _column(rows, lambda row: row.unattributed_energy_j, _COARSE),
     }
     return {**columns, "parts": parts}
+
+
+def _spread(row: Row) -> float | None:
+    """Half the width of the interval over the latency; None where there is none."""
+    if row.latency_low_s is None or row.latency_high_s is None or not row.latency_s:
+        return None
+    return _number((row.latency_high_s - row.latency_low_s) / 2.0 / row.latency_s, _COARSE)
 
 
 def _of_level(level: str) -> Callable[[Row], float]:
@@ -123,13 +132,23 @@ def _kernels(chip: ChipResult, lists: frozenset[str], levels: list[str], texts: 
         "dtype": [texts(kernel.dtype) for kernel in kernels],
         "modules": [modules.setdefault(paths, len(modules)) for paths in members],
         "sets": [list(paths) for paths in modules],
-        "start": _column(kernels, lambda kernel: kernel.start_s, _MOMENT),
+        "gap": _gaps(kernels, chip.total.latency_s),
         "latency": _column(kernels, lambda kernel: kernel.latency_s),
-        "work": _column(kernels, lambda kernel: kernel.executed_flops + kernel.vector_ops),
-        "energy": _column(kernels, lambda kernel: kernel.energy_j),
-        "utilization": _column(kernels, lambda kernel: kernel.utilization, 3),
-        "bytes": [_column(kernels, _traffic(level)) for level in levels],
+        "work": _column(kernels, lambda kernel: kernel.executed_flops + kernel.vector_ops, _COARSE),
+        "energy": _column(kernels, lambda kernel: kernel.energy_j, _COARSE),
+        "utilization": _column(kernels, lambda kernel: kernel.utilization, _COARSE),
+        "bytes": [_column(kernels, _traffic(level), _COARSE) for level in levels],
     }
+
+
+def _gaps(kernels: Sequence[KernelCost], total_s: float) -> list[float]:
+    """Seconds from the end of one kernel, as the page adds up rounded latencies, to the start of the next."""
+    gaps, now = [], 0.0
+    for kernel in kernels:
+        gap = kernel.start_s - now
+        gaps.append(_number(gap) if abs(gap) > _INVISIBLE * total_s else 0)
+        now += gaps[-1] + _number(kernel.latency_s)
+    return gaps
 
 
 def _line(line: Timeline, texts: Texts) -> dict[str, Any]:
@@ -138,7 +157,7 @@ def _line(line: Timeline, texts: Texts) -> dict[str, Any]:
     return {
         "computing": _number(line.computing_s),
         "stalls": {cause: _number(seconds) for cause, seconds in line.stalls_s.items() if seconds},
-        "wait": _column(line.kernels, lambda kernel: math.fsum(kernel.waits_s.values()), 3),
+        "wait": _column(line.kernels, lambda kernel: math.fsum(kernel.waits_s.values()), _COARSE),
         "cause": [texts(cause) for cause in waits],
         "moved": {
             "kernel": [one.kernel for one in line.transfers],
@@ -146,7 +165,7 @@ def _line(line: Timeline, texts: Texts) -> dict[str, Any]:
             "cause": [texts(one.waited_for) for one in line.transfers],
             "after": _column(line.transfers, lambda one: one.start_s - line.kernels[one.kernel].start_s),
             "lasts": _column(line.transfers, lambda one: one.end_s - one.start_s),
-            "bytes": _column(line.transfers, lambda one: one.size_bytes, 3),
+            "bytes": _column(line.transfers, lambda one: one.size_bytes, _COARSE),
         },
     }
 

@@ -37,6 +37,12 @@ function prepare(chip) {
   const kernels = chip.kernels;
   for (const name of ["path", "name", "bound", "dtype"]) kernels[name] = texts(kernels[name]);
   kernels.sets = kernels.sets.map(texts);
+  let now = 0;
+  kernels.start = kernels.gap.map((gap, i) => {
+    const start = now + gap;
+    now = start + kernels.latency[i];
+    return start;
+  });
   if (chip.line) {
     chip.line.cause = texts(chip.line.cause);
     for (const name of ["what", "cause"]) chip.line.moved[name] = texts(chip.line.moved[name]);

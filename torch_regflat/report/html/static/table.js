@@ -46,7 +46,7 @@ function layerRows(chip, from) {
     const base = known.get(from.path[i]);
     rows.push({
       path: from.path[i], module, calls: from.calls[i], latency, share: latency / chip.latency, flops: from.flops[i],
-      spread: from.low[i] === null || !latency ? null : (50 * (from.high[i] - from.low[i])) / latency,
+      spread: from.spread[i] === null ? null : 100 * from.spread[i],
       versus: base ? latency / base : null, utilization: from.utilization[i], bandwidth: from.bandwidth[i],
       bound: from.bound[i], bytes: from.bytes[i], energy: from.energy[i], shapes: from.shapes[i],
     });

@@ -23,7 +23,7 @@ const longestRun = () => report.chips.reduce((high, chip) => Math.max(high, chip
 const view = () => state.view || [0, longestRun()];
 const inView = (begin, end) => end >= view()[0] && begin <= view()[1];
 
-// Kernels alike and shorter than this are drawn as one until one looks closer: nothing where all can be drawn.
+// Kernels that are shorter together are drawn as one, as the longest of them, until one looks closer; 0 draws each.
 function finest() {
   const count = report.chips.reduce((sum, chip) => sum + chip.kernels.start.length, 0);
   return count > 6000 ? (view()[1] - view()[0]) / 1500 : 0;
@@ -39,16 +39,19 @@ function kernelStrokes(strokes, c, factor) {
   const chip = report.chips[c];
   const { start, latency, bound } = chip.kernels;
   const chosen = chosenKernels(chip);
-  const alike = (a, b) => bound[a] === bound[b] && chosen[a] === chosen[b];
   const least = finest();
   for (let i = 0; i < start.length; i++) {
     const first = i;
-    while (i + 1 < start.length && alike(first, i + 1) && start[i + 1] + latency[i + 1] - start[first] < least) i++;
+    let longest = i;
+    while (i + 1 < start.length && chosen[first] === chosen[i + 1] && start[i + 1] + latency[i + 1] - start[first] < least) {
+      i++;
+      if (latency[i] > latency[longest]) longest = i;
+    }
     const end = start[i] + latency[i];
     if (!inView(start[first], end)) continue;
     const more = i > first ? ` and ${i - first} more` : "";
-    const said = saidOf(chip, first, `${si(end - start[first], "s")} at ${si(start[first], "s")}, ${plain(bound[first])}${more}`);
-    strokes(bound[first], chosen[first], 24).add(start[first] / factor, end / factor, c, said, [c, first]);
+    const said = saidOf(chip, longest, `${si(latency[longest], "s")} at ${si(start[longest], "s")}, ${plain(bound[longest])}${more}`);
+    strokes(bound[longest], chosen[first], 24).add(start[first] / factor, end / factor, c, said, [c, longest]);
   }
 }
 

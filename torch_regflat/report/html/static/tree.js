@@ -55,7 +55,7 @@ function shownNodes(nodes) {
   }
   const top = nodes.find((node) => node.id === root);
   const found = [{ ...top, parent: null }];
-  const least = top.value / 3000;
+  const least = top.value / 1000;
   const visit = (node, depth) => {
     node.rest = node.value;
     for (const child of depth < 4 ? inside.get(node.id) || [] : []) {
