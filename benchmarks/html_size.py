@@ -18,7 +18,7 @@ from pathlib import Path
 
 import torch_regflat as regflat
 from torch_regflat.report import html, trace
-from torch_regflat.result import ChipResult, KernelCost, Result
+from torch_regflat.result import ChipResult, KernelCost
 
 KERNELS = 10_000
 CHIPS = ("h100-sxm", "regflat-physical")
@@ -36,17 +36,18 @@ def main() -> None:
     trace_s = time.perf_counter() - begin
     kernels = prof.total.kernels
     print(f"DeepSeek-V3, {len(CHIPS)} chips, {kernels} kernels each: profiled in {profiled:.1f} s")
-    print(f"  HTML in {written:.2f} s ({written / profiled:.1%} of profiling), {own(page, prof.result):,} bytes of its own")
+    share = written / profiled
+    print(f"  HTML in {written:.2f} s ({share:.1%} of profiling), {own(page):,} bytes of its own")
     print(f"  trace in {trace_s:.2f} s, {len(traced):,} bytes")
     opened(page)
     many = dataclasses.replace(prof.result, chips=tuple(unlike(chip) for chip in prof.result.chips))
     page = html.render(many)
-    size, total = own(page, many), len(page.encode())
+    size, total = own(page), len(page.encode())
     print(f"{KERNELS:,} kernels, none like another, {len(CHIPS)} chips: {size:,} bytes of its own, {total:,} in all")
     opened(page)
 
 
-def own(page: str, result: Result) -> int:
+def own(page: str) -> int:
     """Bytes of the page without those of plotly."""
     plotly = len(html._plotly().encode()) if html.has_plotly() else 0
     return len(page.encode()) - plotly
@@ -71,7 +72,7 @@ def unlike(chip: ChipResult) -> ChipResult:
                 executed_flops=kernel.executed_flops * rng.uniform(0.5, 2.0),
                 compute_energy_j=kernel.compute_energy_j * rng.uniform(0.5, 2.0),
                 traffic_bytes={name: size * rng.uniform(0.5, 2.0) for name, size in kernel.traffic_bytes.items()},
-                memory_energy_j={name: joules * rng.uniform(0.5, 2.0) for name, joules in kernel.memory_energy_j.items()},
+                memory_energy_j={name: j * rng.uniform(0.5, 2.0) for name, j in kernel.memory_energy_j.items()},
             )
         )
         start += kernels[-1].latency_s

@@ -3,12 +3,18 @@ function drawEnergy() {
   return Promise.all([bars("energy", parts(), partColours()), bars("operands", operands(), operandColours())]);
 }
 
+// Memory levels from the engines outwards, then the rest.
+function partNames() {
+  const names = [...new Set(report.chips.flatMap((chip) => chip.levels))];
+  const last = report.chips.map((chip) => chip.external);
+  return [...names.filter((name) => !last.includes(name)), ...names.filter((name) => last.includes(name)), "compute", "static", "other"];
+}
+
 // Name -> joules a chip.
 function parts() {
-  const found = new Map();
+  const found = new Map(partNames().map((name) => [name, report.chips.map(() => 0)]));
   report.chips.forEach((chip, c) => {
     for (const [name, column] of Object.entries(chip.rows.op.parts)) {
-      if (!found.has(name)) found.set(name, report.chips.map(() => 0));
       found.get(name)[c] = chosenSum(chip, column);
     }
   });

@@ -21,6 +21,12 @@ async function unpack() {
   for (const chip of report.chips) prepare(chip);
 }
 
+// What bounds a kernel, in words that are the same on all chips: their external memories have different names.
+function boundClass(chip, bound) {
+  const names = new Set(report.chips.map((other) => other.external));
+  return names.size > 1 && chip.external ? bound.replace(chip.external, "external memory") : bound;
+}
+
 // Texts in place of their indices, and an operator's row cut into module and operator.
 function prepare(chip) {
   const texts = (indices) => indices.map((index) => report.texts[index]);
@@ -37,6 +43,8 @@ function prepare(chip) {
   const kernels = chip.kernels;
   for (const name of ["path", "name", "bound", "dtype"]) kernels[name] = texts(kernels[name]);
   kernels.sets = kernels.sets.map(texts);
+  kernels.group = kernels.bound.map((bound) => boundClass(chip, bound));
+  operators.group = operators.bound.map((bound) => boundClass(chip, bound));
   let now = 0;
   kernels.start = kernels.gap.map((gap, i) => {
     const start = now + gap;

@@ -3,11 +3,11 @@ const PLOTTED = typeof Plotly !== "undefined";
 const dark = matchMedia("(prefers-color-scheme: dark)");
 const LIGHT_LOOK = {
   palette: ["#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#d55e00", "#b8ad00", "#777777"],
-  inner: ["#08306b", "#2f6fb0", "#85b7df"], grey: ["#8a8f98", "#c3c7ce"], below: ["#1b1f26", "#009e73", "#cc79a7", "#d55e00"],
+  inner: ["#08306b", "#2f6fb0", "#85b7df"], grey: ["#8a8f98", "#c3c7ce"], below: ["#1b1f26", "#5f7a94", "#8c5a2b", "#6a3d9a"],
 };
 const DARK_LOOK = {
   palette: ["#3d9bdc", "#e69f00", "#2fb58c", "#d88bb5", "#7cc8f5", "#e8713a", "#f0e442", "#9a9a9a"],
-  inner: ["#2d6fc4", "#5f9fe0", "#a9d1f5"], grey: ["#8f959f", "#5b616b"], below: ["#e8eaee", "#2fb58c", "#d88bb5", "#e8713a"],
+  inner: ["#2d6fc4", "#5f9fe0", "#a9d1f5"], grey: ["#8f959f", "#5b616b"], below: ["#e8eaee", "#9db4cc", "#c99560", "#b794e0"],
 };
 
 function look() {
@@ -33,7 +33,7 @@ function axis(title) {
 // What bounds kernels, the longest first, each with a colour of its own on all plots.
 function boundColours() {
   const seconds = new Map();
-  for (const chip of report.chips) chip.kernels.bound.forEach((bound, i) => seconds.set(bound, (seconds.get(bound) || 0) + chip.kernels.latency[i] / chip.latency));
+  for (const chip of report.chips) chip.kernels.group.forEach((bound, i) => seconds.set(bound, (seconds.get(bound) || 0) + chip.kernels.latency[i] / chip.latency));
   const ranked = [...seconds].sort((a, b) => b[1] - a[1] || (a[0] < b[0] ? -1 : 1));
   const { palette } = look();
   return new Map(ranked.map(([bound], i) => [bound, palette[Math.min(i, palette.length - 1)]]));
@@ -56,7 +56,7 @@ function drawPlots(changes) {
   if (!PLOTTED) return;
   const touches = (...names) => names.some((name) => name in changes);
   if (touches("chip", "module", "metric", "look")) drawTree();
-  if (touches("module", "level", "look")) drawRoofline();
+  if (touches("chip", "module", "level", "look")) drawRoofline();
   if (touches("module", "look", "view")) drawTimeline();
   if (touches("module", "look")) drawEnergy();
 }

@@ -58,9 +58,9 @@ function ceilingTraces(range, narrow) {
     if (end <= low) return [];
     const who = line.chips.map((c) => report.chips[c].name).join(", ");
     const label = `${line.name} ${si(line.value, line.slope ? "B/s" : "FLOP/s")}`;
-    const said = plain(narrow || report.chips.length === 1 ? label : `${label}, ${who}`);
-    // Peaks of chips are often close to each other: their names stand side by side.
-    const at = low * (end / low) ** (line.slope ? 0.5 : 0.25 + 0.3 * (line.chips[0] % 3));
+    // Names of the chosen chip's ceilings; those of the others are said when pointed at.
+    const said = !line.chips.includes(state.chip) ? "" : plain(narrow || line.chips.length > 1 || report.chips.length === 1 ? label : `${label}, ${who}`);
+    const at = low * (end / low) ** (line.slope ? 0.5 : 0.3);
     return [{
       type: "scatter", mode: "lines+text", showlegend: false, hoverinfo: "text",
       x: [low, at, end], y: [low, at, end].map((x) => (line.slope ? x * line.value : line.value)),
@@ -93,6 +93,17 @@ function kernelTraces(found, most) {
   }));
 }
 
+// From below the kernels that take a thousandth of the time or more, up to above the highest peak.
+function rateRange(points, low) {
+  const total = points.reduce((sum, point) => sum + point.latency, 0);
+  const rates = points.filter((point) => point.latency >= total / 1000).map((point) => point.y);
+  const slopes = report.chips.map((chip) => low * chip.bandwidths[chip.bandwidths.length - 1]).filter(Boolean);
+  const peaks = report.chips.flatMap((chip) => Object.values(chip.peaks));
+  const least = [...rates, ...slopes].reduce((a, b) => Math.min(a, b), Infinity);
+  const most = [...rates, ...peaks].reduce((a, b) => Math.max(a, b), 0);
+  return most ? [least / 3, most * 3] : [1, 10];
+}
+
 function drawRoofline() {
   const found = report.chips.map(pointsOf);
   const points = found.flatMap((one) => one.points);
@@ -105,7 +116,7 @@ function drawRoofline() {
     ...baseLayout(), hovermode: "closest", showlegend: report.chips.length > 1,
     legend: { orientation: "h", x: 0, y: 1, yanchor: "bottom", itemsizing: "constant" }, margin: { l: 62, r: 10, t: 26, b: 44 },
     xaxis: { ...axis("operations / byte"), type: "log", range: [Math.log10(low), Math.log10(high)], tickformat: "~g", dtick: 1 },
-    yaxis: { ...axis("operations / s"), type: "log", tickformat: "~s", dtick: 1 },
+    yaxis: { ...axis("operations / s"), type: "log", tickformat: "~s", dtick: 1, range: rateRange(points, low).map(Math.log10) },
   };
   const missing = found.map((one, c) => (one.hidden.count ? `${one.hidden.count} (${percent(one.hidden.latency / report.chips[c].latency)} % of the time) on ${report.chips[c].name}` : ""));
   const listed = missing.filter(Boolean).join(", ");

@@ -97,7 +97,7 @@ function drawTable() {
   table.tBodies[0].replaceChildren(...rows.slice(0, state.rows).map((row) => bodyRow(columns, row)));
   table.tFoot.replaceChildren(footRow(columns, rows));
   const left = rows.length - state.rows;
-  byId("count").textContent = left > 0 ? `${state.rows} of ${rows.length} rows` : `${rows.length} rows`;
+  byId("count").textContent = left > 0 ? `${state.rows} of ${rows.length} rows` : `${rows.length} ${rows.length === 1 ? "row" : "rows"}`;
   byId("more").hidden = left <= 0;
 }
 

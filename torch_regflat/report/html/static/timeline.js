@@ -37,7 +37,7 @@ function saidOf(chip, i, more) {
 
 function kernelStrokes(strokes, c, factor) {
   const chip = report.chips[c];
-  const { start, latency, bound } = chip.kernels;
+  const { start, latency, bound, group } = chip.kernels;
   const chosen = chosenKernels(chip);
   const least = finest();
   for (let i = 0; i < start.length; i++) {
@@ -51,7 +51,7 @@ function kernelStrokes(strokes, c, factor) {
     if (!inView(start[first], end)) continue;
     const more = i > first ? ` and ${i - first} more` : "";
     const said = saidOf(chip, longest, `${si(latency[longest], "s")} at ${si(start[longest], "s")}, ${plain(bound[longest])}${more}`);
-    strokes(bound[longest], chosen[first], 24).add(start[first] / factor, end / factor, c, said, [c, longest]);
+    strokes(group[longest], chosen[first], 24).add(start[first] / factor, end / factor, c, said, [c, longest]);
   }
 }
 

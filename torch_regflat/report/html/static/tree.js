@@ -23,7 +23,7 @@ function treeOf(chip) {
     leaf.value = rows[state.metric][i];
     leaf.own = true;
     for (const node of [...chain, leaf]) {
-      node.bounds[rows.bound[i]] = (node.bounds[rows.bound[i]] || 0) + rows.latency[i];
+      node.bounds[rows.group[i]] = (node.bounds[rows.group[i]] || 0) + rows.latency[i];
       if (node !== leaf) node.value += leaf.value;
     }
   });
@@ -93,7 +93,7 @@ function drawTree() {
     texttemplate: "%{label}<br>%{customdata[2]} %",
     hovertemplate: "%{customdata[0]}<br>%{customdata[1]}, %{customdata[2]} %<br>%{customdata[3]}<extra></extra>",
     branchvalues: "remainder",
-    marker: { colors: nodes.map((node) => (node.id === "" ? look().panel : colours.get(mainBound(node)))), line: { width: 1.5, color: look().panel }, pad: { t: 20, l: 3, r: 3, b: 3 } },
+    marker: { colors: nodes.map((node) => (node.parent === null ? look().panel : colours.get(mainBound(node)))), line: { width: 1.5, color: look().panel }, pad: { t: 20, l: 3, r: 3, b: 3 } },
     tiling: { packing: "squarify" },
     pathbar: { visible: false },
   };
