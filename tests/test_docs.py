@@ -12,11 +12,12 @@ from torch import nn
 import torch_regflat as regflat
 
 DOCS = Path(__file__).parent.parent / "docs"
-RUN = ("adding-an-operator.md", "quantised-weights.md")
+RUN = ("adding-an-operator.md", "comparing.md", "quantised-weights.md")
 
 
 @pytest.mark.parametrize("name", RUN)
-def test_the_blocks_run(name: str) -> None:
+def test_the_blocks_run(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
     text = (DOCS / name).read_text()
     blocks = list(re.finditer(r"^```python\n(.*?)^```", text, re.DOTALL | re.MULTILINE))
     assert blocks

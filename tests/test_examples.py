@@ -12,6 +12,9 @@ import pytest
 ROOT = Path(__file__).parent.parent
 EXAMPLES = sorted((ROOT / "examples").glob("*.py"))
 SHOWS = {
+    "break_even_area.py": ["mm2 of registers", "times as fast"],
+    "break_even_batch_context.py": ["context", "times less energy"],
+    "break_even_capacity_energy.py": ["pJ/bit", "times as fast"],
     "huggingface_two_chips.py": ["side by side", "energy"],
     "own_module.py": ["1 MAC = 2 FLOPs", "latency"],
     "profiled_function.py": ["h100-sxm", "latency"],

@@ -34,6 +34,8 @@ if TYPE_CHECKING:
     from .report.files import save as save_result
     from .result import Result
     from .schedule.tile import Tile
+    from .study.compare import compare
+    from .study.sweep import sweep
     from .workload import LoopNest, Operand
 
 __version__ = "0.1.0"
@@ -59,6 +61,8 @@ _PUBLIC = {
     "Operand": ("workload", "Operand"),
     "Tile": ("schedule.tile", "Tile"),
     "Chip": ("hardware.chip", "Chip"),
+    "sweep": ("study.sweep", "sweep"),
+    "compare": ("study.compare", "compare"),
     "load_chip": ("hardware.library", "load"),
     "load_result": ("report.files", "load"),
     "save_result": ("report.files", "save"),
@@ -91,6 +95,7 @@ __all__ = [
     "Tile",
     "UnmodelledError",
     "__version__",
+    "compare",
     "elementwise",
     "load_chip",
     "load_result",
@@ -103,6 +108,7 @@ __all__ = [
     "profiling",
     "save_result",
     "stream",
+    "sweep",
     "trace",
 ]
 

@@ -26,6 +26,7 @@ _OPTIMIZERS = ("adamw", "sgd", "sgd-momentum", "none")
 _GROUPINGS = ("op", "kernel", "module", "layer")
 _FORMATS = ("table", "json", "csv")
 _REPORTS = (*_FORMATS, "html", "trace")
+_TABLES = ("table", "markdown", "csv")
 _DIFF_FORMATS = ("table", "markdown", "json")
 _PATIENCE_S = 2.0
 
@@ -308,6 +309,90 @@ def _tick(what: str, done: threading.Event) -> None:
     with tqdm(desc=what, bar_format="{desc}, {elapsed}", leave=False, file=sys.stderr) as bar:
         while not done.wait(0.5):
             bar.refresh()
+
+
+@main.command()
+@click.argument("model")
+@click.option("--chip", "chips", multiple=True, required=True, help="Two: the first is what the second is compared to.")
+@click.option("--phase", "phases", type=click.Choice(_PHASES), multiple=True, help="By default what the model is for.")
+@click.option("--batch", "batches", type=int, multiple=True, help="Sequences at a time; repeatable.  [default: 1]")
+@click.option("--context", "contexts", type=int, multiple=True, help="Tokens in the cache, or of a prompt; repeatable.")
+@click.option("--dtype", "dtypes", multiple=True, help="Data type of weights and activations; repeatable.")
+@click.option("--kv-dtype", help="Data type of the KV cache; by default that of the activations.")
+@click.option("--weights", help="Format of linear layers' weights: fp8, mxfp8, int8, int4, mxfp4 or nvfp4.")
+@click.option("--activations", help="Multiply in this format too.")
+@click.option("--mode", type=click.Choice(_MODES), default="graph", show_default=True, help="How kernels are formed.")
+@click.option("--software", help="Runs on the first chip in place of its own: a variant by name, or a software file.")
+@click.option("--format", "format_", type=click.Choice(_TABLES), default="table", show_default=True)
+@click.option("-o", "--output", type=click.Path(), help="Write to this file instead of the terminal.")
+@click.option("-q", "--quiet", is_flag=True, help="No progress, no warnings.")
+@click.option("-v", "--verbose", is_flag=True, help="Tracebacks of errors.")
+def compare(model: str, chips: tuple[str, ...], verbose: bool, **options: Any) -> None:
+    """Compare two chips on MODEL like for like, and say where the first one loses its time."""
+    with _one_sentence(verbose):
+        _emit(_compare(model, chips, **options), options["output"])
+
+
+def _compare(
+    model: str, chips: tuple[str, ...], output: str | None, format_: str, quiet: bool, **options: Any
+) -> str:
+    if len(chips) != 2:
+        raise InputError(f"compare takes two chips, found {len(chips)}; give --chip twice")
+    for name, single in (("batches", "--batch"), ("contexts", "--context")):
+        for value in options[name]:
+            _check_positive(single, value)
+    _check_layout(None, output)
+    from .study.compare import compare as compared
+    from .study.rows import to_csv
+    from .study.tables import render
+    from .study.variants import Variant
+
+    axes = {"phases": (None,), "batches": (1,), "contexts": (None,), "dtypes": (None,)}
+    options |= {name: options[name] or default for name, default in axes.items()}
+    one, other = (Variant.of(chip) for chip in chips)
+    with _warnings(quiet):
+        found = compared(model, one, other, progress=False if quiet else None, **options)
+    if format_ == "csv":
+        return to_csv(row for point in found for row in point.rows)
+    return render(found, one.chip, other.chip, format_ == "markdown")
+
+
+@main.command()
+@click.argument("ids", nargs=-1)
+@click.option("--rows", type=click.Path(), help="Keep the swept rows in this CSV, and take those that it holds.")
+@click.option("--write", "to_docs", is_flag=True, help="Write the document docs/claims.md.")
+@click.option("-o", "--output", type=click.Path(), help="Write the document to this file instead of the terminal.")
+@click.option("-q", "--quiet", is_flag=True, help="No progress, no warnings.")
+@click.option("-v", "--verbose", is_flag=True, help="Tracebacks of errors.")
+def claims(ids: tuple[str, ...], verbose: bool, **options: Any) -> None:
+    """Check the claims of the founding article, or those of IDS: what the model gives, and whether each holds."""
+    with _one_sentence(verbose):
+        _claims(ids, **options)
+
+
+def _claims(ids: tuple[str, ...], rows: str | None, to_docs: bool, output: str | None, quiet: bool) -> None:
+    if to_docs and output is not None:
+        raise InputError("--write is -o docs/claims.md; give one of them")
+    path = "docs/claims.md" if to_docs else output
+    for target in (path, rows):
+        _check_layout(None, target)
+    from .study.claims import Setup
+    from .study.claims import claims as checked
+    from .study.claims.render import markdown, text
+
+    with _warnings(quiet):
+        found = checked(ids=ids, csv=rows, progress=False if quiet else None)
+    _emit(text(found) if path is None else markdown(found, Setup()), path)
+
+
+def _emit(text: str, output: str | None) -> None:
+    """To the terminal, or to a file in one step."""
+    if output in (None, "-"):
+        click.echo(text, nl=False)
+        return
+    from .report.files import write
+
+    write(str(output), text)
 
 
 @main.command()

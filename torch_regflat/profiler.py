@@ -44,12 +44,13 @@ from .regression.fingerprint import fingerprint
 from .report import files, text
 from .report.frame import dataframe
 from .result import ChipResult, Coverage, Elasticity, Explanation, GroupBy, Result, Total
+from .schedule import modes
 from .schedule.explain import explain
 from .schedule.fit import fit as does_it_fit
 from .schedule.intervals import Prices
-from .schedule.kernels import form_kernels
-from .schedule.modes import Execution
-from .schedule.run import check_dtypes, coverage, main_dtype, run, timeline
+from .schedule.kernels import Kernel, form_kernels
+from .schedule.modes import Execution, Mode
+from .schedule.run import Job, check_dtypes, coverage, main_dtype, run, timeline
 from .schedule.select import check
 from .schedule.sensitivity import Sensitivity
 from .schedule.serving import served
@@ -295,11 +296,56 @@ def profile_model(
     phase `train` is a training step; `optimizer`, `autocast` and `master_weights` are as of `profile_training`.
     `weights`, `activations`, `routing_skew`, `mode` and `software` are as of `profile`.
     """
+    loaded = _load(chips)
+    execution = Execution.of(mode, software, loaded)
+    captured = capture_model(
+        spec,
+        phase=phase,
+        batch=batch,
+        seq_len=seq_len,
+        context=context,
+        dtype=dtype,
+        kv_dtype=kv_dtype,
+        optimizer=optimizer,
+        autocast=autocast,
+        master_weights=master_weights,
+        trust_remote_code=trust_remote_code,
+        weights=weights,
+        activations=activations,
+        routing_skew=routing_skew,
+        mode=mode,
+        strict=strict,
+        hints=hints,
+    )
+    with _guard():
+        return _price(captured, loaded, strict, execution)
+
+
+def capture_model(
+    spec: str | nn.Module,
+    *,
+    phase: str | None = None,
+    batch: int = 1,
+    seq_len: int | None = None,
+    context: int | None = None,
+    dtype: str | None = None,
+    kv_dtype: str | None = None,
+    optimizer: str | None = "adamw",
+    autocast: str | None = None,
+    master_weights: bool = False,
+    trust_remote_code: bool = False,
+    weights: str | None = None,
+    activations: str | None = None,
+    routing_skew: float = 0.0,
+    mode: str = "graph",
+    strict: bool = False,
+    hints: Hints | None = None,
+) -> Captured:
+    """A model in one phase as kernels, before any chip; the options are those of `profile_model`."""
     from .capture.huggingface import prepare
 
-    loaded = _load(chips)
     changes = _Changes(weights=weights, activations=activations, routing_skew=checked_skew(routing_skew)).checked()
-    execution = Execution.of(mode, software, loaded)
+    executed = modes.named(mode)
     with _guard():
         ready = prepare(
             spec,
@@ -343,7 +389,7 @@ def profile_model(
             notes=notes,
         )
         changes = replace(changes, kv_bits=ready.kv_bits)
-        return _finish(graph, loaded, strict, labels, _module_bytes(ready.model), changes, execution)
+        return _lowered(graph, strict, labels, _module_bytes(ready.model), changes, executed)
 
 
 def _capture_prepared(ready: Prepared, hints: Hints | None) -> tuple[fx.GraphModule, Prepared]:
@@ -460,6 +506,23 @@ class _Changes:
         return self
 
 
+@dataclass(frozen=True)
+class Captured:
+    """A model in one phase, lowered and formed into kernels, before any chip: what `price` needs of it."""
+
+    graph: fx.GraphModule = field(repr=False)
+    workload: Workload = field(repr=False)
+    kernels: list[Kernel] = field(repr=False)
+    labels: _Labels
+    weights_bytes: int | None
+    mode: Mode
+
+    def job(self, chip: Chip) -> Job:
+        """What is to be priced on a chip. Raises `InputError` for a number format that it does not have."""
+        check_dtypes(self.kernels, chip)
+        return Job(self.workload, self.kernels, does_it_fit(self.workload, chip, self.weights_bytes))
+
+
 def _finish(
     graph: fx.GraphModule,
     chips: list[Chip],
@@ -470,6 +533,14 @@ def _finish(
     execution: Execution,
 ) -> Profile:
     """Everything after capture, the same for every door."""
+    captured = _lowered(graph, strict, labels, weights_bytes, changes, execution.mode)
+    return _price(captured, chips, strict, execution)
+
+
+def _lowered(
+    graph: fx.GraphModule, strict: bool, labels: _Labels, weights_bytes: int | None, changes: _Changes, mode: Mode
+) -> Captured:
+    """From a graph to kernels."""
     work = make_workload(graph, labels.model, labels.phase, changes.routing_skew)
     notes = (*labels.notes, *graph.meta.get("notes", ()))
     if changes.routing_skew:
@@ -482,43 +553,47 @@ def _finish(
         weights_bytes = None if weights_bytes is None else weights_bytes - narrow.saved_bytes
     if strict:
         _refuse_unmodelled(labels.model, work)
-    if execution.mode.merged:
+    if mode.merged:
         work = served(work)
-    kernels = form_kernels(work, execution.mode)
-    results = []
+    labels = replace(labels, notes=notes, dtype=labels.dtype or main_dtype(work))
+    return Captured(graph, work, form_kernels(work, mode), labels, weights_bytes, mode)
+
+
+def _price(captured: Captured, chips: list[Chip], strict: bool, execution: Execution) -> Profile:
+    """From kernels to a profile."""
+    labels, results = captured.labels, []
     prices: dict[str, Prices] = {chip.name: {} for chip in chips}
     for chip in chips:
-        check_dtypes(kernels, chip)
-        fits = does_it_fit(work, chip, weights_bytes)
-        if strict and not fits.fits:
+        job = captured.job(chip)
+        if strict and not job.fit.fits:
             raise CapacityError(
-                f"{labels.model} does not fit {chip.name}: needs {fits.needs_bytes / 1e9:.1f} GB, "
-                f"has {fits.has_bytes / 1e9:.1f} GB, at least {fits.chips} chips; "
+                f"{labels.model} does not fit {chip.name}: needs {job.fit.needs_bytes / 1e9:.1f} GB, "
+                f"has {job.fit.has_bytes / 1e9:.1f} GB, at least {job.fit.chips} chips; "
                 "without strict it is priced as if it did"
             )
         software = execution.software_of(chip)
-        conditions = execution.mode.conditions
-        priced = run(work, kernels, chip, software, fits, conditions=conditions, prices=prices[chip.name])
+        options: dict[str, Any] = {"conditions": execution.mode.conditions, "prices": prices[chip.name]}
+        priced = run(job.workload, job.kernels, chip, software, job.fit, **options)
         results.append(replace(priced, software_hash=software.hash, notes=(*priced.notes, *chip_notes(chip))))
-        annotate(graph, kernels, results[-1])
+        annotate(captured.graph, captured.kernels, results[-1])
     return Profile(
         result=Result(
             model=labels.model,
             phase=labels.phase,
             chips=tuple(results),
             inputs=labels.inputs,
-            dtype=labels.dtype or main_dtype(work),
+            dtype=labels.dtype,
             batch=labels.batch,
             seq_len=labels.seq_len,
             context=labels.context,
             mode=execution.mode.name,
             model_version=MODEL_VERSION,
             versions=_versions(),
-            notes=notes,
-            graph_hash=fingerprint(graph),
+            notes=labels.notes,
+            graph_hash=fingerprint(captured.graph),
         ),
-        graph=graph,
-        workload=work,
+        graph=captured.graph,
+        workload=captured.workload,
         hardware=tuple(chips),
         execution=execution,
         prices=prices,

@@ -14,6 +14,7 @@ from torch import Tensor
 from ..cost.chip_tensors import ChipTensors, LevelTensors, RateTensors
 from ..cost.kernel import Movement
 from ..cost.shapes import KernelTensors, where_lacking
+from .attention import RESIDENT
 from .cache import ACCUMULATOR_BYTES, VECTOR_BYTES
 from .network import Network, network
 from .quantities import Stages
@@ -35,6 +36,7 @@ class Fixed:
     compute_s: Tensor
     vector_s: Tensor
     overhead_s: Tensor
+    far_share: Tensor
     room: tuple[Tensor, ...]
     systolic: Systolic | None
     network: Network | None = None
@@ -58,7 +60,12 @@ def fixed(kernels: KernelTensors, split: Tensor, stages: Stages, chip: ChipTenso
     reads[0], writes[0] = reads[0] + (read + vector), writes[0] + (written + vector)
     latency = sum((level.latency for level in chip.levels[1:-1]), chip.levels[0].latency)
     lanes = kernels.vector_ops / chip.vector_rate + kernels.special_ops / chip.special_rate
-    overhead = chip.launch_gap + (chip.prologue + latency) * kernels.sequential
+    # What software loses, as on a cache hierarchy; an ideal mapper loses none of it.
+    attends = kernels.attention > 0
+    compute = compute / rates.issue
+    compute = compute + attends * chip.softmax_exposed * torch.minimum(compute, lanes)
+    overhead = chip.launch_gap + attends * chip.block_latency / RESIDENT
+    overhead = overhead + (chip.prologue * ~attends + latency) * kernels.sequential
     if bool(chip.bulk.any()):
         # Cores compute after the exchange, with one engine at a time.
         compute = compute + lanes * chip.bulk
@@ -69,10 +76,17 @@ def fixed(kernels: KernelTensors, split: Tensor, stages: Stages, chip: ChipTenso
         compute,
         lanes,
         overhead,
+        far_share(kernels, chip),
         tuple(room(kernels, stages, chip)),
         arrays,
         between,
     )
+
+
+def far_share(kernels: KernelTensors, chip: ChipTensors) -> Tensor:
+    """Share of the external memory's bandwidth that the software reaches, `[kernel, chip, 1, 1]`."""
+    product = torch.where(kernels.attention > 0, chip.attention_memory, chip.memory_efficiency)
+    return torch.where(kernels.tiled > 0, product, chip.stream_efficiency)
 
 
 def move(kernels: KernelTensors, tiling: Tiling, own: Fixed, chip: ChipTensors) -> Movement:
@@ -101,7 +115,7 @@ def move(kernels: KernelTensors, tiling: Tiling, own: Fixed, chip: ChipTensors) 
         read_bytes=tuple(read),
         write_bytes=tuple(written),
         core_s=core,
-        external_s=(read[-1] + written[-1]) / (external.read_bandwidth * chip.memory_efficiency),
+        external_s=(read[-1] + written[-1]) / (external.read_bandwidth * own.far_share),
         overhead_s=own.overhead_s,
         operand_far_bytes=tiling.operands,
         fits=_fits(kernels, tiling, own, chip),

@@ -56,15 +56,16 @@ def resources(counted: Quantities, stages: Stages, own: Fixed, chip: ChipTensors
     joules: Weighted = []
     for i, level in enumerate(chip.levels):
         far = i == count - 1
-        rate = level.read_bandwidth * (chip.memory_efficiency if far else 1.0)
+        rate = level.read_bandwidth * own.far_share if far else level.read_bandwidth
+        a_byte = _each(1.0 / rate)
         extra = 8.0 * chip.unattributed_bit if far else 0.0
         joules += [(total, float(8.0 * level.read_energy + extra)) for total in read[i]]
         joules += [(total, float(8.0 * level.write_energy + extra)) for total in written[i]]
         if far or bool(level.shared_port > 0):
-            seconds.append(_scaled([(total, float(1.0 / rate)) for total in (*read[i], *written[i])]))
+            seconds.append(_scaled([(total, a_byte) for total in (*read[i], *written[i])]))
             fixed.append((own.read[i] + own.written[i]) / rate)
         else:
-            seconds.append(_scaled([(total, float(1.0 / rate)) for total in read[i]]))
+            seconds.append(_scaled([(total, a_byte) for total in read[i]]))
             seconds.append(_scaled([(total, float(1.0 / level.write_bandwidth)) for total in written[i]]))
             fixed += [own.read[i] / rate, own.written[i] / level.write_bandwidth]
     if fixed[0].shape[-1] == 1:
@@ -75,6 +76,12 @@ def resources(counted: Quantities, stages: Stages, own: Fixed, chip: ChipTensors
     room = [free.reshape(-1, 1) for free in own.room]
     holds = tuple(_scaled([(held, 1.0 / free)]) for held, free in zip(counted.holds, room, strict=True))
     return Resources(tuple(seconds), tuple(fixed), holds, _scaled(joules))
+
+
+def _each(value: Tensor) -> Tensor | float:
+    """`[kernel, chip, 1, 1]` of one chip as `[kernel, 1]`; as a number where all kernels share it."""
+    listed = value.reshape(-1, 1)
+    return float(listed[0]) if bool((listed == listed[0]).all()) else listed
 
 
 def _scaled(sums: Weighted) -> Sum:

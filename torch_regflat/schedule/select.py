@@ -28,6 +28,10 @@ MEMORY_BUDGET_BYTES = 512 * 2**20
 _TENSORS_ALIVE = 120
 """About so many temporaries of one evaluation are alive at once (measured); it sizes the chunks."""
 _VECTOR_FALLBACK = "fp32"
+_FREE_SIDES = (16, 32, 64, 96, 128, 192, 256, 512)
+FREE_TILES = tuple((m, n) for m in _FREE_SIDES for n in _FREE_SIDES)
+FREE_DEPTHS = (16, 32, 64, 128)
+"""What blocks may be cut into where the software leaves the choice free; what does not fit is dropped."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,6 +163,8 @@ def candidates(kernels: KernelTensors, chip: Chip, software: Software) -> mappin
         rows, splits = (own.rows, own.splits) if own else (attention.ROWS, software.split_k)
         return mappings.library_menu([(m, 1) for m in rows], (int(attention.KEYS),), splits)
     engine = next((e for e in chip.engines if e.kind == "matrix"), None)
+    if not (software.tiles and software.tile_k):
+        return mappings.library_menu(software.tiles or FREE_TILES, software.tile_k or FREE_DEPTHS, software.split_k)
     if bool((kernels.grouped > 0).all()):
         menu = software.experts or software.menu
         wide = menu.wide_tiles if engine is not None and engine.feed == "memory" else ()

@@ -88,7 +88,7 @@ def _between(problems: ProblemTensors, tiles: Tensor, stage: int, stages: Stages
 def sizes_near(problems: ProblemTensors, tiles: Tensor, stage: int) -> Lists:
     """Some sizes around those of a stage in each dimension."""
     moving = sum(not indexes_all(problems.structure, d) and float(s.max()) > 1 for d, s in enumerate(problems.sizes))
-    count = max(3, int((MOST / 256) ** (1.0 / max(moving - 1, 1))))
+    count = max(3, int((MOST / 64) ** (1.0 / max(moving - 1, 1))))
     found = []
     for d in dims_of(problems):
         lists = []

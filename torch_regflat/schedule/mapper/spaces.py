@@ -219,8 +219,8 @@ def _near(size: int, tiles: Chain, stages: Stages, cores: int, count: int) -> li
 
 @functools.cache
 def sizes_next_to(around: int, tile: int, count: int) -> tuple[int, ...]:
-    """About `count` sizes that are not dominated, from half to twice a tile."""
-    sizes = [t for t in tile_sizes(around) if tile / 2 <= t <= tile * 2]
+    """About `count` sizes that are not dominated, from an eighth to eight times a tile, the nearest."""
+    sizes = [t for t in tile_sizes(around) if tile / 8 <= t <= tile * 8]
     at = min(range(len(sizes)), key=lambda i: abs(sizes[i] - tile))
     low = max(0, min(at - count // 2, len(sizes) - count))
     return tuple(sizes[low : low + count])

@@ -1,0 +1,1 @@
+"""Many prices at once and what follows from them: sweeps, chips compared like for like, claims with verdicts."""
