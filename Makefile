@@ -24,7 +24,7 @@ TORCH ?= 2.11.0
 OTHER := .venv-torch-$(TORCH)
 test-torch:
 	test -x $(OTHER)/bin/python || $(PYTHON) -m venv $(OTHER)
-	$(OTHER)/bin/python -m pip install torch==$(TORCH) -e '.[hf,test]'
+	$(OTHER)/bin/python -m pip install torch==$(TORCH) -e '.[hf,html,test]'
 	OMP_NUM_THREADS=1 $(OTHER)/bin/python -m pytest -q -n $(JOBS) -m "not slow"
 
 $(VENV)/bin/python:
@@ -37,7 +37,7 @@ $(VENV)/.demo: pyproject.toml constraints.txt | $(VENV)/bin/python
 	touch $@
 
 $(VENV)/.test: pyproject.toml constraints.txt | $(VENV)/bin/python
-	$(PIP) install -c constraints.txt -e '.[hf,diffusers,test,dev]'
+	$(PIP) install -c constraints.txt -e '.[hf,diffusers,html,test,dev]'
 	touch $@ $(VENV)/.demo
 
 clean:

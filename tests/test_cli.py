@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import gzip
 import io
 import json
 import os
@@ -35,7 +36,7 @@ class Profiler(types.ModuleType):
         self.calls.append((spec, options))
         if self.error is not None:
             raise self.error
-        return types.SimpleNamespace(result=result())
+        return types.SimpleNamespace(result=result(), timelines=lambda: [])
 
 
 @pytest.fixture
@@ -329,3 +330,19 @@ def test_a_twin_whose_area_does_not_fit_is_refused() -> None:
         "regflat: h100-sxm: 900 MiB of registers take 632 mm2 at 0.70 mm2/MiB, and shared and L2 free 179 mm2, enough "
         "for 255 MiB\n"
     )
+
+
+def test_html_and_traces_are_written(profiler: Profiler, tmp_path: Path) -> None:
+    page, packed = tmp_path / "run.html", tmp_path / "run.trace.json.gz"
+    assert run("profile", "m", "--format", "html", "-o", str(page), "--sort-by", "energy").exit_code == 0
+    assert page.read_text().startswith("<!doctype html>")
+    assert run("profile", "m", "--format", "trace", "-o", str(packed)).exit_code == 0
+    assert json.loads(gzip.decompress(packed.read_bytes()))["traceEvents"]
+
+
+def test_a_trace_has_no_rows_to_arrange(profiler: Profiler) -> None:
+    done = run("profile", "m", "--format", "trace", "--row-limit", "3")
+    assert done.exit_code == 2
+    said = "--sort-by, --row-limit and --expand arrange rows; a trace has every kernel, in time"
+    assert done.stderr == f"regflat: {said}\n"
+    assert profiler.calls == []

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from .operators.registry import Call, operator
     from .profiler import Profile, profile, profile_model, profiled, profiling
     from .report.files import load as load_result
+    from .report.files import save as save_result
     from .result import Result
     from .schedule.tile import Tile
     from .study.compare import compare
@@ -64,6 +65,7 @@ _PUBLIC = {
     "compare": ("study.compare", "compare"),
     "load_chip": ("hardware.library", "load"),
     "load_result": ("report.files", "load"),
+    "save_result": ("report.files", "save"),
     "RegflatError": ("errors", "RegflatError"),
     "InputError": ("errors", "InputError"),
     "ChipError": ("errors", "ChipError"),
@@ -104,6 +106,7 @@ __all__ = [
     "profile_training",
     "profiled",
     "profiling",
+    "save_result",
     "stream",
     "sweep",
     "trace",

@@ -25,6 +25,7 @@ _MODES = ("eager", "compiled", "graph", "serving")
 _OPTIMIZERS = ("adamw", "sgd", "sgd-momentum", "none")
 _GROUPINGS = ("op", "kernel", "module", "layer")
 _FORMATS = ("table", "json", "csv")
+_REPORTS = (*_FORMATS, "html", "trace")
 _TABLES = ("table", "markdown", "csv")
 _DIFF_FORMATS = ("table", "markdown", "json")
 _PATIENCE_S = 2.0
@@ -126,8 +127,8 @@ def _model_options(command: Callable[..., Any]) -> Callable[..., Any]:
 @_model_options
 @click.option("--by", type=click.Choice(_GROUPINGS), default="layer", show_default=True, help="A row for each.")
 @click.option("--expand", is_flag=True, help="Show each of the repeated layers.")
-@click.option("--format", "format_", type=click.Choice(_FORMATS), default="table", show_default=True)
-@click.option("-o", "--output", type=click.Path(), help="Write to this file instead of the terminal.")
+@click.option("--format", "format_", type=click.Choice(_REPORTS), default="table", show_default=True)
+@click.option("-o", "--output", type=click.Path(), help="Write to this file instead of the terminal; .gz compresses.")
 @click.option("--sort-by", help="latency, energy, flops, traffic, utilization, ...; by default in order of execution.")
 @click.option("--row-limit", type=int, help="Show so many rows, and the sum of the others.")
 @click.option("--sensitivity", is_flag=True, help="Also: what 1 % more of each number of the chip does.")
@@ -154,6 +155,8 @@ def _profile(model: str, verbose: bool, **options: Any) -> str:
         _check_positive(f"--{name.replace('_', '-')}", options[name])
     layout = {name: options[name] for name in ("by", "expand", "sort_by", "row_limit")}
     _check_layout(options["sort_by"], options["output"])
+    if options["format_"] == "trace" and (options["sort_by"] or options["row_limit"] or options["expand"]):
+        raise InputError("--sort-by, --row-limit and --expand arrange rows; a trace has every kernel, in time")
     phases: tuple[str | None, ...] = options["phases"] or (None,)
     if len(phases) > 1:
         _check_side_by_side(options)
@@ -173,6 +176,10 @@ def _profile(model: str, verbose: bool, **options: Any) -> str:
         shown = render(prof.result, "table", **layout, wide=verbose, width=_width(options["output"]))
         shown += _timelines(prof) if options["timeline"] else ""
         return shown + _sensitivities(prof) if options["sensitivity"] else shown
+    if options["format_"] == "trace":
+        return render(prof.result, "trace", timelines=prof.timelines())
+    if options["format_"] == "html":
+        layout["timelines"] = prof.timelines()
     return render(prof.result, options["format_"], **layout)
 
 

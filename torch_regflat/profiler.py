@@ -42,7 +42,8 @@ from .quantized import arithmetic, format_of, quantized
 from .regression.budget import assert_below
 from .regression.fingerprint import fingerprint
 from .report import files, text
-from .result import ChipResult, Coverage, Elasticity, Explanation, Result, Total
+from .report.frame import dataframe
+from .result import ChipResult, Coverage, Elasticity, Explanation, GroupBy, Result, Total
 from .schedule import modes
 from .schedule.explain import explain
 from .schedule.fit import fit as does_it_fit
@@ -58,6 +59,8 @@ from .timeline import Timeline
 from .workload import Workload, with_kv_bits
 
 if TYPE_CHECKING:
+    from pandas import DataFrame
+
     from .capture.phases import Prepared
 
 ChipLike = str | Path | Chip
@@ -146,8 +149,26 @@ class Profile:
         return self
 
     def save(self, path: str | Path) -> None:
-        """Write the whole result, losslessly, as JSON."""
-        files.save(self.result, path)
+        """Write the whole result losslessly as `.json`, or a report: `.html`, `.trace.json` (for Perfetto and
+        TensorBoard), `.csv` or `.txt`; with a further `.gz` compressed.
+        """
+        files.save(self.result, path, self.timelines)
+
+    def timelines(self) -> list[Timeline]:
+        """The time lines of all chips."""
+        return [self.timeline(chip.chip) for chip in self.chips]
+
+    def to_dataframe(self, by: GroupBy = "layer", *, expand: bool = False) -> DataFrame:
+        """The rows of all chips as a pandas DataFrame, in SI units, with the columns of `.csv` files.
+
+        Raises `InputError` where pandas is not installed.
+        """
+        return dataframe(self.result, by, expand)
+
+    def _repr_html_(self) -> str:
+        from .report.html import fragment
+
+        return fragment(self.result)
 
     def to_dict(self) -> dict[str, Any]:
         return self.result.to_dict()

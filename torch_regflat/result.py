@@ -79,11 +79,12 @@ class KernelCost:
 
 @dataclass(frozen=True, slots=True)
 class LevelCost:
-    """Traffic and energy of one memory level, nearest the engines first."""
+    """Traffic and energy of one memory level, nearest the engines first, and the peak rate of reading it."""
 
     name: str
     traffic_bytes: float
     energy_j: float
+    bandwidth_bytes_per_s: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -191,8 +192,20 @@ class Row:
 
 
 @dataclass(frozen=True, slots=True)
+class ChipFigure:
+    """A number of the chip's file as it is given: with its unit, range, kind of evidence, and source."""
+
+    field: str
+    value: str
+    kind: str
+    source: str
+    range: str = ""
+    note: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class ChipResult:
-    """Everything about one chip."""
+    """Everything about one chip. `peaks_flops_per_s` are the dense peaks of the number formats of its kernels."""
 
     chip: str
     title: str
@@ -208,6 +221,8 @@ class ChipResult:
     notes: tuple[str, ...] = ()
     interval: Interval = Interval()
     software_hash: str = ""
+    peaks_flops_per_s: dict[str, float] = field(default_factory=dict)
+    figures: tuple[ChipFigure, ...] = ()
 
     def rows(self, by: GroupBy = "layer", expand: bool = False) -> list[Row]:
         """Sum the kernels into rows, in order of first appearance.

@@ -106,3 +106,23 @@ def test_names_and_files_that_cannot_be(tmp_path: Path) -> None:
     (tmp_path / "run.csv").write_text("a,b")
     with pytest.raises(ResultError, match="run.csv is not JSON"):
         load(tmp_path / "run.csv")
+
+
+def test_a_compressed_profile_is_read_back(tmp_path: Path) -> None:
+    path = tmp_path / "run.json.gz"
+    save(result(), path)
+    assert path.read_bytes().startswith(b"\x1f\x8b")
+    assert load(path) == result()
+    path.write_bytes(path.read_bytes()[:-20])
+    with pytest.raises(ResultError, match="run.json.gz is cut short or damaged"):
+        load(path)
+
+
+def test_a_report_is_saved_by_the_ending_of_its_name(tmp_path: Path) -> None:
+    save(result(), tmp_path / "run.html")
+    save(result(), tmp_path / "run.trace.json")
+    assert (tmp_path / "run.html").read_text().startswith("<!doctype html>")
+    assert '"traceEvents"' in (tmp_path / "run.trace.json").read_text()
+    with pytest.raises(ResultError, match="must end in one of .json, .csv, .txt, .html, .trace.json; .json keeps all"):
+        save(result(), tmp_path / "run.xml")
+    assert sorted(os.listdir(tmp_path)) == ["run.html", "run.trace.json"]

@@ -37,7 +37,7 @@ def test_promised_schema() -> None:
         "kernels",
     } <= set(chip["total"])
     assert set(chip["coverage"]) == {"modelled_bytes_share", "unmodelled"}
-    assert set(chip["levels"][0]) == {"name", "traffic_bytes", "energy_j"}
+    assert set(chip["levels"][0]) == {"name", "traffic_bytes", "energy_j", "bandwidth_bytes_per_s"}
     assert {
         "path",
         "calls",

@@ -1,4 +1,6 @@
-"""Reports of a `Result`: text for people, JSON and CSV for programs. A report sees nothing but a `Result`.
+"""Reports of a `Result`: text and HTML for people, JSON, CSV and traces for programs.
+
+A report sees nothing but a `Result`, and the `Timeline`s of its chips.
 
 Every report is a module with one function, `render(result, *, by, expand, sort_by, row_limit, ...) -> str`.
 """
@@ -11,7 +13,7 @@ from typing import Any
 from ..errors import InputError, near
 from ..result import Result
 
-FORMATS: dict[str, str] = {"table": "text", "json": "json_", "csv": "csv_"}
+FORMATS: dict[str, str] = {"table": "text", "json": "json_", "csv": "csv_", "html": "html", "trace": "trace"}
 """Format names as the command line has them, and the modules that write them."""
 
 

@@ -25,8 +25,8 @@ class Line:
 def comparison(chips: Sequence[ChipResult]) -> str:
     """A table of all chips: a line a figure, a column a chip, then the ratios of the others to the first."""
     first = chips[0].chip
-    lines = _lines(chips)
-    ratios = [_ratios(line.values, len(chips)) for line in lines]
+    lines = lines_of(chips)
+    ratios = [ratios_to_first(line.values, len(chips)) for line in lines]
     columns = [Column("", tuple(line.name for line in lines), align="left")]
     columns += [Column(_label(chip), tuple(line.texts[i] for line in lines)) for i, chip in enumerate(chips)]
     columns += [Column(f"{chip.chip}\n/ {first}", tuple(r[i] for r in ratios)) for i, chip in enumerate(chips[1:])]
@@ -37,7 +37,8 @@ def _label(chip: ChipResult) -> str:
     return chip.chip if chip.fit.fits else f"{chip.chip}\n(hypothetical)"
 
 
-def _ratios(values: tuple[float | None, ...], chips: int) -> list[str]:
+def ratios_to_first(values: tuple[float | None, ...], chips: int) -> list[str]:
+    """The values of all chips but the first over that of the first; empty where there are no values."""
     if not values:
         return [""] * (chips - 1)
     base = values[0]
@@ -133,7 +134,8 @@ def _level_traffic(name: str) -> Callable[[ChipResult], float | None]:
     return lambda chip: next((level.traffic_bytes for level in chip.levels if level.name == name), None)
 
 
-def _lines(chips: Sequence[ChipResult]) -> list[Line]:
+def lines_of(chips: Sequence[ChipResult]) -> list[Line]:
+    """The figures that chips are compared by."""
     lines = [
         _amount(chips, "latency", "s", lambda c: c.total.latency_s),
         *_ends(chips),

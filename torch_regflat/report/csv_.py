@@ -34,23 +34,38 @@ def render(
     row_limit: int | None = None,
 ) -> str:
     """The rows as CSV text; `hypothetical` is true where the model does not fit the chip."""
+    header, rows = table(result, by, expand, sort_by, row_limit)
+    out = io.StringIO(newline="")
+    writer = csv.writer(out, lineterminator="\n")
+    writer.writerow(header)
+    writer.writerows(["" if cell is None else _written(cell) for cell in row] for row in rows)
+    return out.getvalue()
+
+
+def table(
+    result: Result, by: GroupBy, expand: bool, sort_by: str | None = None, row_limit: int | None = None
+) -> tuple[list[str], list[list[Any]]]:
+    """The names of the columns and the rows; None where a chip has no such figure."""
     levels = list(dict.fromkeys(level.name for chip in result.chips for level in chip.levels))
     header = ["model", "phase", "chip", "hypothetical", *_BEFORE]
     header += [f"{level}_traffic_bytes" for level in levels] + [f"{level}_memory_energy_j" for level in levels]
-    out = io.StringIO(newline="")
-    writer = csv.writer(out, lineterminator="\n")
-    writer.writerow([*header, *_AFTER])
-    for chip in result.chips:
-        for row in select(chip, by, expand, sort_by, row_limit):
-            writer.writerow([result.model, result.phase, *_cells(chip, row, levels)])
-    return out.getvalue()
+    rows = [
+        [result.model, result.phase, *_cells(chip, row, levels)]
+        for chip in result.chips
+        for row in select(chip, by, expand, sort_by, row_limit)
+    ]
+    return [*header, *_AFTER], rows
+
+
+def _written(cell: Any) -> Any:
+    return str(cell).lower() if isinstance(cell, bool) else cell
 
 
 def _cells(chip: ChipResult, row: Row, levels: list[str]) -> list[Any]:
     values = plain(row, f"{chip.chip}.{row.path}")
-    cells = [chip.chip, str(not chip.fit.fits).lower(), *(values[name] for name in _BEFORE)]
+    cells = [chip.chip, not chip.fit.fits, *(values[name] for name in _BEFORE)]
     known = {level.name for level in chip.levels}
     for field in ("traffic_bytes", "memory_energy_j"):
         # A level that this chip does not have stays empty; one that a row does not touch is 0.
-        cells += [values[field].get(level, 0.0) if level in known else "" for level in levels]
+        cells += [values[field].get(level, 0.0) if level in known else None for level in levels]
     return cells + [values[name] for name in _AFTER]

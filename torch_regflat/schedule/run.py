@@ -12,8 +12,9 @@ from ..cost.shapes import KernelShape
 from ..errors import InputError
 from ..hardware.chip import Chip
 from ..hardware.evidence import evidence_of
+from ..hardware.library import describe_rows
 from ..hardware.software import Software
-from ..result import ChipResult, Coverage, Fit, Interval, KernelCost, LevelCost, Part, Total, ends
+from ..result import ChipFigure, ChipResult, Coverage, Fit, Interval, KernelCost, LevelCost, Part, Total, ends
 from ..timeline import KernelSpan, Timeline, TransferSpan
 from ..workload import Operation, Workload
 from .intervals import Ends, Intervals, Prices
@@ -145,6 +146,7 @@ class _Maker:
 
     def __init__(self, chip: Chip, evidence: str, priced: dict[KernelShape, Choice], intervals: Intervals) -> None:
         self.chip, self.evidence, self.priced, self.intervals = chip, evidence, priced, intervals
+        self.figures = tuple(ChipFigure(**row) for row in describe_rows(chip))
 
     def result(self, job: Job, places: list[Residency], shapes: list[KernelShape]) -> ChipResult:
         chip = self.chip
@@ -169,6 +171,8 @@ class _Maker:
             kernels=costs,
             peak_flops_per_s=_peak(chip, main_dtype(job.workload)),
             interval=self.intervals.interval,
+            peaks_flops_per_s=_peaks(costs, chip),
+            figures=self.figures,
         )
 
 
@@ -322,6 +326,14 @@ def _peak(chip: Chip, dtype: str) -> float:
     return chip.peak_flops(dtype) if chip.supports(dtype) else 0.0
 
 
+def _peaks(costs: Sequence[KernelCost], chip: Chip) -> dict[str, float]:
+    """Dense peaks of the number formats that kernels execute FLOPs in, highest first, and of fp32 on vector engines."""
+    peaks = {dtype: _peak(chip, dtype) for dtype in {c.dtype for c in costs if c.executed_flops}}
+    if chip.engine_for("fp32", "vector") is not None:
+        peaks["fp32, vector"] = chip.peak_flops("fp32", "vector")
+    return dict(sorted(peaks.items(), key=lambda item: (-item[1], item[0])))
+
+
 def _total(costs: Sequence[KernelCost], chip: Chip, interval: Interval) -> Total:
     latency = math.fsum(c.latency_s for c in costs)
     memory = math.fsum(e for c in costs for e in c.memory_energy_j.values())
@@ -360,6 +372,7 @@ def _levels(costs: Sequence[KernelCost], chip: Chip) -> tuple[LevelCost, ...]:
             level.name,
             math.fsum(c.traffic_bytes[level.name] for c in costs),
             math.fsum(c.memory_energy_j[level.name] for c in costs),
+            level.read_bytes_per_s,
         )
         for level in chip.memory
     )
