@@ -22,9 +22,10 @@ from torch_regflat.hardware import library, software
 from torch_regflat.hardware.chip import Chip
 from torch_regflat.hardware.software import Software
 from torch_regflat.mapping import MappingBatch
+from torch_regflat.memory import cache
 from torch_regflat.schedule.narrowing import narrowed
 from torch_regflat.schedule.run import places_of
-from torch_regflat.schedule.select import candidates, engine_dtype, memory_system
+from torch_regflat.schedule.select import candidates, engine_dtype
 from torch_regflat.schedule.shape import shape_of
 from torch_regflat.validation.protocols import protocol_of
 from torch_regflat.validation.rows import Row
@@ -71,7 +72,7 @@ class Group:
         total = torch.zeros(len(self.rows), dtype=torch.float64)
         for part in self.parts:
             rates = rate_tensors([self.chip], [library_], part.dtypes, self.conditions)
-            move = memory_system(self.chip)(part.kernels, part.batch, tensors, rates)
+            move = cache.move(part.kernels, part.batch, tensors, rates)
             cost = evaluate(move, part.kernels, tensors, rates, library_.overlap)
             latency = torch.where(move.legal, cost.latency_s, math.inf)
             total.index_add_(0, part.owners, latency.flatten(1).amin(1))
