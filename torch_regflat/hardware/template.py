@@ -70,7 +70,8 @@ def _copy(name: str, chip: Chip) -> str:
         engine.pop("datasheet_peak", None)  # a check of that chip's numbers, not one of them
     head = [
         f"# {name}: every number was copied from {chip.name} and is an estimate until you checked it. Change what",
-        "# differs, and give each number its source and kind: datasheet, measured, paper, fit or estimate (docs/chip-files.md).",
+        "# differs, and give each number its source and its kind: datasheet, measured, paper, fit or estimate",
+        "# (docs/chip-files.md).",
     ]
     if chip.architecture:
         relative = f"architecture = {_scalar(chip.architecture)}"
