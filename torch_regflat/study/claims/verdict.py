@@ -38,12 +38,11 @@ def judge(cases: Sequence[Case], gives: str, assumptions: str) -> Finding:
     if not cases:
         return Finding("not checkable", "no point could be priced", assumptions)
     good = sum(case.holds for case in cases)
-    counted = f"{good} of {len(cases)} points"
     if good == len(cases):
-        return Finding("holds", gives, assumptions, f"all {len(cases)} points")
+        return Finding("holds", gives, assumptions, f"all {good} points" if good > 1 else "the one point")
     if not good:
         return Finding("does not hold", gives, assumptions, f"none of {len(cases)} points")
-    return Finding("holds only if", gives, assumptions, f"{ranges(cases)} ({counted})")
+    return Finding("holds only if", gives, assumptions, f"{ranges(cases)} ({good} of {len(cases)} points)")
 
 
 def ranges(cases: Sequence[Case]) -> str:
