@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from . import __version__
-from .errors import ChipError, InputError, RegflatError
+from .errors import ChipError, InputError, RegflatError, near
 from .units import format_si
 
 if TYPE_CHECKING:
@@ -657,7 +657,12 @@ class _Chips(click.Group):
     def resolve_command(
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
-        return super().resolve_command(ctx, args if args[0] in self.commands else ["show", *args])
+        if args[0] in self.commands:
+            return super().resolve_command(ctx, args)
+        if len(args) > 1 and not args[1].startswith("-"):
+            also = near(args[0], ["new"]) or "; only new takes a name after it"
+            ctx.fail(f"chips takes one NAME, found {args[0]!r} and {args[1]!r}{also}")
+        return super().resolve_command(ctx, ["show", *args])
 
 
 @main.group(

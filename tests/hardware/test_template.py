@@ -106,6 +106,20 @@ def test_refused_in_one_sentence(arguments: list[str], message: str) -> None:
     assert not list(Path().iterdir())
 
 
+def test_a_slip_of_the_command() -> None:
+    done = run("nwe", "mine")
+    assert done.exit_code == 2
+    assert "chips takes one NAME, found 'nwe' and 'mine'; did you mean new?" in done.stderr
+    assert "chips takes one NAME, found 'h100' and 'l4'; only new takes a name after it" in run("h100", "l4").stderr
+
+
+def test_verbose_before_or_after_the_name() -> None:
+    for arguments in (["-v", "h100-sxn"], ["h100-sxn", "-v"]):
+        done = run(*arguments)
+        assert done.exit_code == 2
+        assert "Traceback" in done.stderr and "unknown chip 'h100-sxn'; did you mean h100-sxm" in done.stderr
+
+
 def test_a_private_chip_keeps_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "ours.toml").write_text(template("ours"))
     monkeypatch.setenv(library.CHIP_PATH, str(tmp_path))
