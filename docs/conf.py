@@ -14,4 +14,9 @@ myst_heading_anchors = 3
 exclude_patterns = ["_build"]
 
 html_theme = "alabaster"
-html_theme_options = {"description": "What a PyTorch model costs on a chip, without running it", "page_width": "1200px"}
+html_theme_options = {
+    "description": "What a PyTorch model costs on a chip, without running it",
+    "page_width": "1300px",
+    "body_max_width": "auto",
+    "sidebar_width": "270px",
+}
