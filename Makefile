@@ -1,12 +1,13 @@
 # make demo: own environment, pinned dependencies, then the main job of the README.
 # make test: own environment, pinned dependencies, then linters and all tests.
+# make docs: the documents as pages, docs/_build/html/index.html; a warning is an error.
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip
 JOBS ?= 2
 
-.PHONY: demo test lint clean test-torch
+.PHONY: demo test lint docs clean test-torch
 
 demo: $(VENV)/.demo
 	$(BIN)/regflat profile llama-3-8b --phase prefill --batch 1 --seq-len 2048 --chip h100-sxm --chip regflat-physical
@@ -18,6 +19,9 @@ lint: $(VENV)/.test
 	$(BIN)/python -m ruff check .
 	$(BIN)/python -m mypy
 	$(BIN)/lint-imports
+
+docs: $(VENV)/.docs
+	$(BIN)/python -m sphinx -q -W --keep-going -b html docs docs/_build/html
 
 # make test-torch TORCH=2.11.0: the fast tests on another torch, in an environment of its own, without the pins.
 TORCH ?= 2.11.0
@@ -37,8 +41,12 @@ $(VENV)/.demo: pyproject.toml constraints.txt | $(VENV)/bin/python
 	touch $@
 
 $(VENV)/.test: pyproject.toml constraints.txt | $(VENV)/bin/python
-	$(PIP) install -c constraints.txt -e '.[hf,diffusers,html,test,dev]'
-	touch $@ $(VENV)/.demo
+	$(PIP) install -c constraints.txt -e '.[hf,diffusers,html,test,dev,docs]'
+	touch $@ $(VENV)/.demo $(VENV)/.docs
+
+$(VENV)/.docs: pyproject.toml constraints.txt | $(VENV)/bin/python
+	$(PIP) install -c constraints.txt 'sphinx>=8' 'myst-parser>=4'
+	touch $@
 
 clean:
-	rm -rf $(VENV) .venv-torch-* build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) .venv-torch-* build docs/_build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache

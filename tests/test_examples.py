@@ -16,8 +16,13 @@ SHOWS = {
     "break_even_batch_context.py": ["context", "times less energy"],
     "break_even_capacity_energy.py": ["pJ/bit", "times as fast"],
     "huggingface_two_chips.py": ["side by side", "energy"],
+    "own_chip.py": ["my-gpu", "HBM3 bandwidth", "% latency"],
     "own_module.py": ["1 MAC = 2 FLOPs", "latency"],
+    "own_operator.py": ["without a formula: example.gated_sum", "100 % of the traffic"],
     "profiled_function.py": ["h100-sxm", "latency"],
+    "serving_sweep.py": ["tokens/s", "h100-sxm     32     4096", "bandwidth"],
+    "training_memory.py": ["J a sequence", "it fits", "it does not fit"],
+    "why_slow.py": ["bound by", "% latency", "lost: "],
 }
 
 

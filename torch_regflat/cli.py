@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import shutil
 import sys
 import threading
@@ -650,15 +651,66 @@ def _bar(what: str, quiet: bool) -> Iterator[Callable[[int, int], None] | None]:
         yield progress
 
 
-@main.command()
-@click.argument("name", required=False)
+class _Chips(click.Group):
+    """`chips`, `chips NAME` and `chips new NAME`: what is not the name of a command is the name of a chip."""
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        return super().resolve_command(ctx, args if args[0] in self.commands else ["show", *args])
+
+
+@main.group(
+    cls=_Chips, invoke_without_command=True, subcommand_metavar="[NAME | new NAME]", options_metavar="[OPTIONS]"
+)
 @click.option("-v", "--verbose", is_flag=True, help="Tracebacks of errors.")
-def chips(name: str | None, verbose: bool) -> None:
+@click.pass_context
+def chips(context: click.Context, verbose: bool) -> None:
     """List the chips that ship and those on REGFLAT_CHIP_PATH, or show every number of chip NAME with its source."""
-    with _one_sentence(verbose):
+    if context.invoked_subcommand is None:
+        with _one_sentence(verbose):
+            click.echo(_chip_table())
+
+
+@chips.command(hidden=True)
+@click.argument("name")
+@click.option("-v", "--verbose", is_flag=True, help="Tracebacks of errors.")
+@click.pass_context
+def show(context: click.Context, name: str, verbose: bool) -> None:
+    """Show every number of chip NAME with its source."""
+    with _one_sentence(verbose or (context.parent is not None and context.parent.params["verbose"])):
         from .hardware import library
 
-        click.echo(library.describe(library.load(name)) if name else _chip_table())
+        click.echo(library.describe(library.load(name)))
+
+
+@chips.command()
+@click.argument("name")
+@click.option("--like", metavar="CHIP", help="Start from the numbers of this chip; by default from round ones.")
+@click.option("-o", "--output", metavar="FILE", help="Where to write; by default NAME.toml, - is the terminal.")
+@click.option("-v", "--verbose", is_flag=True, help="Tracebacks of errors.")
+def new(name: str, like: str | None, output: str | None, verbose: bool) -> None:
+    """Write a chip file to fill in: valid as it stands, every number an estimate without a source."""
+    with _one_sentence(verbose):
+        from .hardware.template import template
+
+        text, path = template(name, like), output or f"{name}.toml"
+        if path != "-":
+            _check_new(path)
+        _emit(text, path)
+        if path != "-":
+            told = f"wrote {path}; see it with regflat chips {path}, price it with --chip {path}"
+            click.echo(f"regflat: {told}", err=True)
+
+
+def _check_new(path: str) -> None:
+    from .report.files import check_writable
+
+    if not path.endswith(".toml"):
+        raise InputError(f"cannot write {path}: the name of a chip file ends in .toml")
+    if os.path.lexists(path):
+        raise InputError(f"cannot write {path}: it is there already; name another file with -o, or remove it first")
+    check_writable(path)
 
 
 def _chip_table() -> str:
