@@ -16,7 +16,7 @@ exclude_patterns = ["_build"]
 html_theme = "alabaster"
 html_theme_options = {
     "description": "What a PyTorch model costs on a chip, without running it",
-    "page_width": "1300px",
+    "page_width": "1200px",
     "body_max_width": "auto",
     "sidebar_width": "270px",
 }
