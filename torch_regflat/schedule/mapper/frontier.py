@@ -15,7 +15,7 @@ from ...memory.sums import Listed
 from ...memory.tiling import extents_of
 from .spaces import COARSEST, DIAGONAL_TRIPS, dims_of, indexes_all, nestings, sizes_along, sizes_next_to
 
-MOST = 2**18
+MOST = 2**16
 """Candidates of one kernel that a frontier should not pass."""
 
 
@@ -88,7 +88,7 @@ def _between(problems: ProblemTensors, tiles: Tensor, stage: int, stages: Stages
 def sizes_near(problems: ProblemTensors, tiles: Tensor, stage: int) -> Lists:
     """Some sizes around those of a stage in each dimension."""
     moving = sum(not indexes_all(problems.structure, d) and float(s.max()) > 1 for d, s in enumerate(problems.sizes))
-    count = max(3, int((MOST / 64) ** (1.0 / max(moving - 1, 1))))
+    count = max(3, int((MOST / 16) ** (1.0 / max(moving - 1, 1))))
     found = []
     for d in dims_of(problems):
         lists = []
