@@ -101,7 +101,7 @@ sizes = st.integers(1, 300)
 large = st.integers(1500, 12000)
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20, deadline=None, derandomize=True)
 @given(large, large, large, st.sampled_from([8, 64, 512, 4096]), st.sampled_from(OBJECTIVES))
 def test_steps_of_sizes_lose_nothing_for_products(m: int, n: int, k: int, kib: float, objective: str) -> None:
     shape, chip = shape_of_nest(matrix_product(2, m, n, k)), small_flat(kib)
@@ -116,7 +116,7 @@ def test_the_frontier_of_what_fits_holds_the_best(m: int, n: int, k: int, kib: f
     assert measured(shape, chip, objective, "whole") == measured(shape, chip, objective, "every")
 
 
-@settings(max_examples=6, deadline=None)
+@settings(max_examples=6, deadline=None, derandomize=True)
 @given(st.integers(5, 13), st.integers(5, 13), st.integers(5, 13), st.sampled_from([1, 2]), st.sampled_from(OBJECTIVES))
 def test_the_same_with_two_levels_and_cores(m: int, n: int, k: int, cores: int, objective: str) -> None:
     shape, chip = shape_of_nest(matrix_product(1, m, n, k)), small_scratchpad(0.125, 0.5, cores)
@@ -124,14 +124,14 @@ def test_the_same_with_two_levels_and_cores(m: int, n: int, k: int, cores: int, 
     assert refined <= whole * 1.01
 
 
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=10, deadline=None, derandomize=True)
 @given(st.integers(1, 6), st.integers(1, 6), st.integers(2, 6), st.integers(1, 2), st.sampled_from([0.25, 1]))
 def test_the_same_for_convolutions(k: int, c: int, pixels: int, step: int, kib: float) -> None:
     shape, chip = shape_of_nest(convolution(k, c, pixels, step)), small_flat(kib)
     assert measured(shape, chip, "latency", "steps") <= measured(shape, chip, "latency", "every") * 1.01
 
 
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=10, deadline=None, derandomize=True)
 @given(st.integers(1, 2), st.integers(1, 40), st.booleans(), st.sampled_from([1, 4]))
 def test_the_same_for_attention(g: int, q: int, causal: bool, kib: float) -> None:
     shape, chip = shape_of_nest(attention(g, q, q, causal)), small_flat(kib)
