@@ -55,11 +55,7 @@ def choose(
     search = Search(chip, software, tensors, objective, adjust, effort, conditions=conditions)
     found = search.found(shapes)
     mappings = [f.mappings[0] if f is not None else None for f in found]
-    choices: list[Choice | None] = [None] * len(shapes)
-    for group in search.price(shapes, mappings):
-        for row, index in enumerate(group.members):
-            choices[index] = _choice(shapes[index], mappings[index], found[index], group, row, chip)
-    return [choice for choice in choices if choice is not None]
+    return [choice for choice, _ in _priced(search, shapes, mappings, found)]
 
 
 def rechosen(
@@ -67,20 +63,24 @@ def rechosen(
 ) -> list[Choice]:
     """The same mappings on a chip of other numbers; what does not fit it is searched again."""
     shapes, mappings = [c.shape for c in choices], [c.chosen for c in choices]
-    search, again = Search(chip, software, chip_tensors([chip], [software], conditions), conditions=conditions), []
-    result: list[Choice | None] = [None] * len(shapes)
+    search = Search(chip, software, chip_tensors([chip], [software], conditions), conditions=conditions)
+    priced = _priced(search, shapes, mappings, [None] * len(shapes))
+    lost = [shape for shape, (_, fits) in zip(shapes, priced, strict=True) if not fits]
+    again = iter(choose(lost, chip, software, conditions=conditions) if lost else ())
+    return [choice if fits else next(again) for choice, fits in priced]
+
+
+def _priced(
+    search: Search, shapes: Sequence[KernelShape], mappings: Sequence[Mapping | None], found: Sequence[Found | None]
+) -> list[tuple[Choice, bool]]:
+    """Each shape as its mapping runs it, and whether that fits the chip."""
+    priced: dict[int, tuple[Choice, bool]] = {}
     for group in search.price(shapes, mappings):
         fits = group.movement.legal.expand(len(group.members), 1, 1, 1).flatten().tolist()
         for row, index in enumerate(group.members):
-            if fits[row]:
-                result[index] = _choice(shapes[index], mappings[index], None, group, row, chip)
-            else:
-                again.append(index)
-    if again:
-        searched = choose([shapes[i] for i in again], chip, software, conditions=conditions)
-        for index, choice in zip(again, searched, strict=True):
-            result[index] = choice
-    return [choice for choice in result if choice is not None]
+            choice = _choice(shapes[index], mappings[index], found[index], group, row, search.chip)
+            priced[index] = choice, fits[row]
+    return [priced[index] for index in range(len(shapes))]
 
 
 @dataclass(frozen=True)
