@@ -25,6 +25,8 @@ Role = Literal["activation", "weight", "kv_cache", "state"]
 Kind = Literal["product", "attention", "convolution", "reduction", "pointwise", "movement", "sequential"]
 """The family of a loop nest, which decides the libraries' kernels that can run it."""
 
+CollectiveKind = Literal["all_reduce", "all_gather", "reduce_scatter", "all_to_all", "broadcast", "send"]
+
 Axis = tuple[tuple[int, int], ...]
 """One axis of an operand as an affine index: pairs of (loop dimension, stride), summed."""
 
@@ -127,6 +129,20 @@ class LoopNest:
 
 
 @dataclass(frozen=True, slots=True)
+class Collective:
+    """An exchange between chips, as one of them sees it.
+
+    `nbytes` is what the chip puts in: of an all-gather its shard, of an all-to-all all its blocks, its own included.
+    `ranks` chips take part, `stride` apart in the numbering of ranks (1: neighbours). A `send` has two.
+    """
+
+    kind: CollectiveKind
+    nbytes: float
+    ranks: int
+    stride: int = 1
+
+
+@dataclass(frozen=True, slots=True)
 class Tensor:
     """A storage: all views of it, and what was written to it in place, are this one tensor."""
 
@@ -155,6 +171,7 @@ class Operation:
     dtype: str = ""
     phase: str = ""
     """Of a training step: `forward`, `backward`, `recompute` or `optimizer`."""
+    collective: Collective | None = None
 
     @property
     def tensors(self) -> tuple[int, ...]:
@@ -167,7 +184,7 @@ class Operation:
 
     @property
     def is_view(self) -> bool:
-        return not self.nests
+        return not self.nests and self.collective is None
 
 
 @dataclass(frozen=True, slots=True)
