@@ -38,7 +38,7 @@ from torch_regflat.operators.lowering import workload
 from torch_regflat.schedule import managed, search
 from torch_regflat.schedule.kernels import form_kernels
 from torch_regflat.schedule.mapper.search import Mapper
-from torch_regflat.schedule.run import places_of
+from torch_regflat.schedule.program import places_of
 from torch_regflat.schedule.shape import shape_of, shape_of_nest
 from torch_regflat.workload import LoopNest, Operand
 

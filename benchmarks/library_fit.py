@@ -24,7 +24,7 @@ from torch_regflat.hardware.software import Software
 from torch_regflat.mapping import MappingBatch
 from torch_regflat.memory import cache
 from torch_regflat.schedule.narrowing import narrowed
-from torch_regflat.schedule.run import places_of
+from torch_regflat.schedule.program import places_of
 from torch_regflat.schedule.select import candidates, engine_dtype
 from torch_regflat.schedule.shape import shape_of
 from torch_regflat.validation.protocols import protocol_of

@@ -47,9 +47,9 @@ from .result import ChipResult, Coverage, Elasticity, Explanation, GroupBy, Resu
 from .schedule import modes
 from .schedule.explain import explain
 from .schedule.fit import fit as does_it_fit
-from .schedule.intervals import Prices
 from .schedule.kernels import Kernel, form_kernels
 from .schedule.modes import Execution, Mode
+from .schedule.program import Prices
 from .schedule.run import Job, check_dtypes, coverage, main_dtype, run, timeline
 from .schedule.select import check
 from .schedule.sensitivity import Sensitivity
@@ -117,7 +117,8 @@ class Profile:
         found = self._chip(chip)
         kernels = form_kernels(self.workload, self.execution.mode)
         software, conditions = self.execution.software_of(found), self.execution.mode.conditions
-        return explain(self.workload, kernels, found, software, path, losers, conditions)
+        prices = self.prices.get(found.name)
+        return explain(self.workload, kernels, found, software, path, losers, conditions, prices)
 
     def timeline(self, chip: str | None = None) -> Timeline:
         """When every kernel and every transfer runs on a chip (the first, unless named), and what they waited for.
@@ -562,7 +563,7 @@ def _lowered(
 def _price(captured: Captured, chips: list[Chip], strict: bool, execution: Execution) -> Profile:
     """From kernels to a profile."""
     labels, results = captured.labels, []
-    prices: dict[str, Prices] = {chip.name: {} for chip in chips}
+    prices: dict[str, Prices] = {chip.name: Prices() for chip in chips}
     for chip in chips:
         job = captured.job(chip)
         if strict and not job.fit.fits:
@@ -575,7 +576,7 @@ def _price(captured: Captured, chips: list[Chip], strict: bool, execution: Execu
         options: dict[str, Any] = {"conditions": execution.mode.conditions, "prices": prices[chip.name]}
         priced = run(job.workload, job.kernels, chip, software, job.fit, **options)
         results.append(replace(priced, software_hash=software.hash, notes=(*priced.notes, *chip_notes(chip))))
-        annotate(captured.graph, captured.kernels, results[-1])
+        annotate(captured.graph, prices[chip.name].executed(captured.kernels), results[-1])
     return Profile(
         result=Result(
             model=labels.model,

@@ -27,6 +27,9 @@ Kind = Literal["product", "attention", "convolution", "reduction", "pointwise", 
 
 CollectiveKind = Literal["all_reduce", "all_gather", "reduce_scatter", "all_to_all", "broadcast", "send"]
 
+Layout = tuple[tuple[int, ...], tuple[int, ...]]
+"""Sizes and strides, in elements, of a tensor as an operation sees it."""
+
 Axis = tuple[tuple[int, int], ...]
 """One axis of an operand as an affine index: pairs of (loop dimension, stride), summed."""
 
@@ -172,6 +175,8 @@ class Operation:
     phase: str = ""
     """Of a training step: `forward`, `backward`, `recompute` or `optimizer`."""
     collective: Collective | None = None
+    layouts: tuple[Layout, ...] = ()
+    """Of every slot; empty where they are not known."""
 
     @property
     def tensors(self) -> tuple[int, ...]:

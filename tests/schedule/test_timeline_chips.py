@@ -12,7 +12,8 @@ from torch_regflat.hardware.library import load
 from torch_regflat.hardware.software import for_chip
 from torch_regflat.report.timeline import render
 from torch_regflat.schedule.kernels import form_kernels
-from torch_regflat.schedule.run import places_of, timeline
+from torch_regflat.schedule.program import places_of
+from torch_regflat.schedule.run import timeline
 from torch_regflat.schedule.search import choose
 from torch_regflat.schedule.shape import shape_of
 from torch_regflat.schedule.timeline.chip import placed

@@ -19,7 +19,7 @@ from torch_regflat.hardware.chip import Chip
 from torch_regflat.hardware.library import load
 from torch_regflat.hardware.software import load as load_software
 from torch_regflat.schedule.kernels import form_kernels
-from torch_regflat.schedule.run import places_of
+from torch_regflat.schedule.program import places_of
 from torch_regflat.schedule.search import choose
 from torch_regflat.schedule.select import Choice
 from torch_regflat.schedule.shape import shape_of

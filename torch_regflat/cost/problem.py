@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import functools
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from ..workload import Axis, LoopNest, Operand, Role
 from .shapes import tile_axes
@@ -110,6 +110,12 @@ def problem_of(nest: LoopNest) -> Problem:
 
 
 _one = functools.cache(Problem)
+
+
+def resized(problem: Problem, sizes: tuple[int, ...]) -> Problem:
+    """The same nest with other sizes, and without its causal diagonal."""
+    structure = replace(problem.structure, diagonal=None) if problem.structure.diagonal else problem.structure
+    return _one(structure, sizes, problem.element_bytes, problem.partial_bytes, problem.roles)
 
 
 def _folded(operands: list[Operand], sizes: dict[int, int], diagonal: tuple[int, int] | None) -> list[tuple[int, ...]]:

@@ -113,6 +113,12 @@ class KernelShape:
     apart_kernels: float = 0
     rate_share: float = 1.0
     """Share of the rate of long products that the algorithm's own kernel sustains."""
+    steps: tuple[tuple[KernelShape, int], ...] = ()
+    """Of kernels that were fused on chip: what runs in turn, and how often. All else is then a sum over them."""
+    fused: str = ""
+    """How they were fused, in words."""
+    held_bytes: float = 0.0
+    """What they hold on chip beside the tiles of a step."""
 
     @property
     def is_tiled(self) -> bool:

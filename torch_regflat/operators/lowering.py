@@ -14,7 +14,7 @@ from torch import fx
 from torch.fx.passes.infra.pass_base import PassBase, PassResult
 
 from ..errors import InputError
-from ..workload import LoopNest, Operation, Role, Tensor, Workload, with_growing_caches
+from ..workload import Layout, LoopNest, Operation, Role, Tensor, Workload, with_growing_caches
 from .calls import Lowered, lower_call, mutated_tensors, price
 from .graph import experts_per_token, input_nodes, path_of, role_of, storage_ids, storages_of
 from .registry import Call, Facts, Signature, signature
@@ -29,8 +29,8 @@ _Pattern: TypeAlias = tuple[list[Source] | None, list[int], Operation]
 """What a repetition needs: sources (None: one tensor of each input node, in order), slots written in place though not
 returned, and the operation."""
 
-_Layout: TypeAlias = tuple[int, str, str]
-"""A number for equal shapes, strides and dtype; the shape and the dtype as text."""
+_Layout: TypeAlias = tuple[int, str, str, Layout]
+"""A number for equal shapes, strides and dtype; the shape and the dtype as text; shape and strides."""
 
 _OPERATORS = (torch._ops.OpOverload, torch._ops.HigherOrderOperator)
 
@@ -104,7 +104,7 @@ class _State:
             return None
         return Operation(
             self.count, old.target, path_of(node), old.nests, inputs, outputs,
-            old.shapes, old.modelled, node.name, old.dtype, meta.get("phase", ""),
+            old.shapes, old.modelled, node.name, old.dtype, meta.get("phase", ""), layouts=old.layouts,
         )  # fmt: skip
 
     def _lower(self, node: fx.Node) -> Operation:
@@ -128,11 +128,13 @@ class _State:
             given = [places[key][1] for key in order]
             nests, modelled = self._price(node, call, given, written + [given[i] for i in returned])
         inputs = tuple(given)
+        seen = [self._layouts[key][3] for key in order]
+        seen = [*seen, *[self._layout(t)[3] for t in outs], *[seen[i] for i in returned]]
         layouts = [self._layouts[key] for key in order] or [self._layout(t) for t in outs[:1]]
         operation = Operation(
             self.count, name, path_of(node), nests, inputs, (*written, *[inputs[i] for i in returned]),
             " ".join([layout[1] for layout in layouts]), modelled, node.name, layouts[0][2] if layouts else "",
-            node.meta.get("phase", ""),
+            node.meta.get("phase", ""), layouts=tuple(seen) if nests else (),
         )  # fmt: skip
         sources = [places[key][0] for key in order]
         given_by = input_nodes(node)
@@ -225,9 +227,9 @@ class _State:
     def _layout(self, tensor: torch.Tensor) -> _Layout:
         found = self._layouts.get(id(tensor))
         if found is None:
-            shape, dtype = tuple(tensor.shape), tensor.dtype
-            number = self._numbers.setdefault((shape, tensor.stride(), dtype), len(self._numbers))
-            found = (number, "x".join(map(str, shape)) or "1", dtype_name(tensor))
+            shape, strides, dtype = tuple(tensor.shape), tuple(tensor.stride()), tensor.dtype
+            number = self._numbers.setdefault((shape, strides, dtype), len(self._numbers))
+            found = (number, "x".join(map(str, shape)) or "1", dtype_name(tensor), (shape, strides))
             self._layouts[id(tensor)] = found
         return found
 

@@ -16,11 +16,11 @@ from ..hardware.chip import Chip
 from ..hardware.software import Software
 from ..result import Alternative, Explanation, OperandUse
 from ..workload import Workload
+from .explain_fused import explain_fused
 from .explain_managed import STREAMS, explain_managed, names_of, streams
 from .kernels import Kernel
-from .run import places_of
+from .program import Prices, program_of
 from .select import Search, bound_by, choose, describe, pick
-from .shape import shape_of
 
 AXES = ("b", "m", "n", "k")
 
@@ -33,24 +33,35 @@ def explain(
     path: str,
     losers: int = 5,
     conditions: Conditions = SCHEDULED,
+    prices: Prices | None = None,
 ) -> list[Explanation]:
     """Explain the kernels that run (part of) the module at `path`, `losers` alternatives each.
 
     Raises `InputError` naming near paths when no kernel belongs to `path`.
     """
-    found = [k for k in kernels if any(op.path == path or op.path.startswith(f"{path}.") for op in k.operations)]
-    if not found:
+    if not any(runs(k, path) for k in kernels):
         known = sorted({op.path for k in kernels for op in k.operations})
         raise InputError(
             f"no kernel runs {path!r}{near(path, known) or ';'} regflat profile --by module lists the paths"
         )
-    places = places_of(kernels, workload, chip, software, conditions)
-    shapes = [shape_of(k, places[k.index], workload) for k in found]
+    program, priced = program_of(workload, kernels, chip, software, conditions, prices)
+    found = [k for k in program.kernels if runs(k, path)]
+    shapes = [program.shapes[k.index] for k in found]
     if chip.memory_system != "cache":
-        return [explain_managed(k, shape, chip, software, losers) for k, shape in zip(found, shapes, strict=True)]
+        return [
+            explain_fused(k, priced[shape], workload, chip)
+            if k.fused is not None
+            else explain_managed(k, shape, chip, software, losers)
+            for k, shape in zip(found, shapes, strict=True)
+        ]
     search = Search(chip, software, chip_tensors([chip], [software], conditions), "latency", conditions=conditions)
     chosen = [choice.shape for choice in choose(shapes, chip, software, conditions=conditions)]
     return [_explain(k, shape, search, losers) for k, shape in zip(found, chosen, strict=True)]
+
+
+def runs(kernel: Kernel, path: str) -> bool:
+    """Whether a kernel runs (part of) the module at a path."""
+    return any(op.path == path or op.path.startswith(f"{path}.") for op in kernel.operations)
 
 
 def _explain(kernel: Kernel, shape: KernelShape, search: Search, losers: int) -> Explanation:

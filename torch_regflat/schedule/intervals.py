@@ -15,13 +15,13 @@ from .timeline.chip import Slot, slots_of
 from .uncertainty import Uncertainty, kind_of, uncertainty
 
 Ends = tuple[float | None, float | None]
-Prices = dict[KernelShape, Choice]
+Priced = dict[KernelShape, Choice]
 
 
 class Intervals:
     """Says how far the latencies of one chip's kernels may be off. `price` prices distinct shapes on a chip."""
 
-    def __init__(self, chip: Chip, evidence: Kind, price: Callable[[Chip], Prices]) -> None:
+    def __init__(self, chip: Chip, evidence: Kind, price: Callable[[Chip], Priced]) -> None:
         known = uncertainty()
         self.chip, self.known = chip, known
         self.wide = evidence == "family"

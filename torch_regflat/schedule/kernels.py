@@ -17,9 +17,13 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from ..workload import LoopNest, Operation, Workload, extended_caches
 from .modes import GRAPH, Mode
+
+if TYPE_CHECKING:
+    from .fused.nest import FusedNest
 
 _LIBRARY = ("product", "convolution", "attention", "sequential")
 _FUSIBLE = ("pointwise", "reduction")
@@ -36,6 +40,8 @@ class Kernel:
     operations: list[Operation] = field(default_factory=list)
     reads: dict[int, float] = field(default_factory=dict)
     writes: dict[int, float] = field(default_factory=dict)
+    fused: FusedNest | None = None
+    """Where several kernels were fused on chip, how."""
 
     @property
     def anchor(self) -> LoopNest | None:

@@ -19,6 +19,7 @@ from ..memory.explicit import fixed, move
 from ..memory.quantities import ProblemTensors, Stages, quantities
 from ..memory.sums import Listed
 from ..memory.tiling import Tiling, extents_of
+from .fused.price import composed, distinct_steps
 from .mapper.found import Found, Mapping, Objective, Pricing, price
 from .mapper.search import KEEP, Effort, Mapper
 from .mapper.spaces import nestings
@@ -53,21 +54,28 @@ def choose(
     """
     tensors = chip_tensors([chip], [software], conditions)
     search = Search(chip, software, tensors, objective, adjust, effort, conditions=conditions)
-    found = search.found(shapes)
+    single = distinct_steps(shapes)
+    found = search.found(single)
     mappings = [f.mappings[0] if f is not None else None for f in found]
-    return [choice for choice, _ in _priced(search, shapes, mappings, found)]
+    chosen = [choice for choice, _ in _priced(search, single, mappings, found)]
+    priced = dict(zip(single, chosen, strict=True))
+    return [composed(shape, priced, software.overlap) for shape in shapes]
 
 
 def rechosen(
     choices: Sequence[Choice], chip: Chip, software: Software, conditions: Conditions = SCHEDULED
 ) -> list[Choice]:
     """The same mappings on a chip of other numbers; what does not fit it is searched again."""
-    shapes, mappings = [c.shape for c in choices], [c.chosen for c in choices]
+    single = {c.shape: c for choice in choices for c in (choice.steps or (choice,))}
+    shapes, mappings = list(single), [c.chosen for c in single.values()]
     search = Search(chip, software, chip_tensors([chip], [software], conditions), conditions=conditions)
     priced = _priced(search, shapes, mappings, [None] * len(shapes))
     lost = [shape for shape, (_, fits) in zip(shapes, priced, strict=True) if not fits]
     again = iter(choose(lost, chip, software, conditions=conditions) if lost else ())
-    return [choice if fits else next(again) for choice, fits in priced]
+    known = {
+        shape: choice if fits else next(again) for shape, (choice, fits) in zip(shapes, priced, strict=True)
+    }
+    return [composed(choice.shape, known, software.overlap) for choice in choices]
 
 
 def _priced(

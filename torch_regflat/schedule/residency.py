@@ -126,11 +126,11 @@ def _from_outside(tensor: int, workload: Workload) -> bool:
 
 def managed(kernels: list[Kernel], workload: Workload, capacity: float, reserve: float) -> list[Residency]:
     """Residency in a managed memory of `capacity` bytes, of which the share `reserve` is kept free for streaming."""
-    graph = graph_of(kernels, workload)
+    graph = graph_of(kernels, workload, capacity)
     return [_planned(step, graph, capacity) for step in plan(graph, capacity, reserve=reserve * capacity)]
 
 
-def graph_of(kernels: list[Kernel], workload: Workload) -> Graph:
+def graph_of(kernels: list[Kernel], workload: Workload, capacity: float) -> Graph:
     """Kernels as tasks of a schedule, without what they cost, and the tensors they pass on."""
     read = {t for kernel in kernels for t in kernel.reads}
     touched = read.union(*(kernel.writes for kernel in kernels))
@@ -140,7 +140,10 @@ def graph_of(kernels: list[Kernel], workload: Workload) -> Graph:
         # A side output that nobody reads is still written.
         leaves = t not in read or not _temporary(t, workload)
         data[t] = Data(float(known.nbytes), _from_outside(t, workload), leaves)
-    return Graph([Task(0.0, kernel.reads, kernel.writes) for kernel in kernels], data)
+    tasks = [
+        Task(0.0, k.reads, k.writes, workspace=k.fused.workspace(capacity) if k.fused else 0.0) for k in kernels
+    ]
+    return Graph(tasks, data)
 
 
 def _planned(step: Step, graph: Graph, capacity: float) -> Residency:

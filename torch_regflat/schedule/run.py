@@ -17,19 +17,15 @@ from ..hardware.software import Software
 from ..result import ChipFigure, ChipResult, Coverage, Fit, Interval, KernelCost, LevelCost, Part, Total, ends
 from ..timeline import KernelSpan, Timeline, TransferSpan
 from ..workload import Operation, Workload
-from .intervals import Ends, Intervals, Prices
+from .intervals import Ends, Intervals
 from .kernels import Kernel
 from .managed import rechosen
 from .mapper.found import Objective
-from .residency import Residency, cached, managed
+from .program import Prices, Program, Scheduler, program_of
 from .search import choose
 from .select import Choice, Shuffle, bound_by
-from .shape import shape_of
 from .timeline.chip import Slot, schedule_of, slots_of, stalls_of
 from .uncertainty import kind_of
-
-STREAM_RESERVE = 0.25
-"""Share of a register memory kept free of resident tensors, so that loads can run ahead (a choice of ours)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,14 +68,12 @@ def run_all(
     prices: Prices | None = None,
 ) -> list[ChipResult]:
     """Price many workloads that have nothing to do with each other; equal kernels of all are priced once, together."""
-    places = [places_of(job.kernels, job.workload, chip, software, conditions) for job in jobs]
-    shapes = [
-        [shape_of(kernel, place, job.workload) for kernel, place in zip(job.kernels, here, strict=True)]
-        for job, here in zip(jobs, places, strict=True)
-    ]
-    distinct = list(dict.fromkeys(shape for some in shapes for shape in some))
-
-    chosen = choose(distinct, chip, software, objective, shuffle, conditions=conditions)
+    priced = Prices() if prices is None else prices
+    scheduler = Scheduler(chip, software, conditions, objective, shuffle)
+    programs = scheduler.decided([(job.kernels, job.workload) for job in jobs], priced)
+    priced.chains = programs[0].chains if len(programs) == 1 else None
+    distinct = list(dict.fromkeys(shape for program in programs for shape in program.shapes))
+    chosen = [priced[shape] for shape in distinct]
 
     def at(variant: Chip) -> dict[KernelShape, Choice]:
         """The program as it was compiled for the chip, on one whose numbers turn out otherwise."""
@@ -88,11 +82,8 @@ def run_all(
         return dict(zip(distinct, choose(distinct, variant, software, conditions=conditions), strict=True))
 
     evidence = evidence_of(chip)
-    priced, intervals = dict(zip(distinct, chosen, strict=True)), Intervals(chip, evidence.kind, at)
-    if prices is not None:
-        prices.update(priced)
-    maker = _Maker(chip, str(evidence), priced, intervals)
-    return [maker.result(*one) for one in zip(jobs, places, shapes, strict=True)]
+    maker = _Maker(chip, str(evidence), priced, Intervals(chip, evidence.kind, at))
+    return [maker.result(*one) for one in zip(jobs, programs, strict=True)]
 
 
 def timeline(
@@ -104,13 +95,8 @@ def timeline(
     prices: Prices | None = None,
 ) -> Timeline:
     """Every kernel and every transfer of `run` in time, and what lies on chip. `prices` are those that `run` found."""
-    places = places_of(kernels, workload, chip, software, conditions)
-    shapes = [shape_of(kernel, place, workload) for kernel, place in zip(kernels, places, strict=True)]
-    priced = dict(prices or {})
-    missing = [shape for shape in dict.fromkeys(shapes) if shape not in priced]
-    if missing:
-        priced.update(zip(missing, choose(missing, chip, software, conditions=conditions), strict=True))
-    schedule = schedule_of(chip, [priced[shape] for shape in shapes], places)
+    program, priced = program_of(workload, kernels, chip, software, conditions, prices)
+    schedule = schedule_of(chip, program.choices(priced), program.places)
     stalls = stalls_of(schedule)
     names = {t: tensor.name or f"{tensor.role} {t}" for t, tensor in workload.tensors.items()}
     return Timeline(
@@ -120,7 +106,7 @@ def timeline(
         stalls_s=stalls,
         kernels=tuple(
             KernelSpan(_name(kernel), kernel.path, one.start_s, one.go_s, one.end_s, one.stalls)
-            for kernel, one in zip(kernels, schedule.tasks, strict=True)
+            for kernel, one in zip(program.kernels, schedule.tasks, strict=True)
         ),
         transfers=tuple(
             TransferSpan(
@@ -148,15 +134,15 @@ class _Maker:
         self.chip, self.evidence, self.priced, self.intervals = chip, evidence, priced, intervals
         self.figures = tuple(ChipFigure(**row) for row in describe_rows(chip))
 
-    def result(self, job: Job, places: list[Residency], shapes: list[KernelShape]) -> ChipResult:
-        chip = self.chip
-        choices = [self.priced[shape] for shape in shapes]
+    def result(self, job: Job, program: Program) -> ChipResult:
+        chip, shapes, places = self.chip, program.shapes, program.places
+        choices = program.choices(self.priced)
         slots = slots_of(chip, choices, places)
         bounds = [_bound_by(choice, slot, chip.external.name) for choice, slot in zip(choices, slots, strict=True)]
         stated = self.intervals.of(shapes, places, slots, bounds)
         pricer = _Pricer(chip)
         costs = tuple(
-            pricer.cost(*one) for one in zip(job.kernels, shapes, choices, slots, bounds, stated, strict=True)
+            pricer.cost(*one) for one in zip(program.kernels, shapes, choices, slots, bounds, stated, strict=True)
         )
         return ChipResult(
             chip=chip.name,
@@ -174,16 +160,6 @@ class _Maker:
             peaks_flops_per_s=_peaks(costs, chip),
             figures=self.figures,
         )
-
-
-def places_of(
-    kernels: list[Kernel], workload: Workload, chip: Chip, software: Software, conditions: Conditions = SCHEDULED
-) -> list[Residency]:
-    """What each kernel finds on this chip, by its memory system's policy and the conditions at the start."""
-    last = chip.on_chip[-1].usable_bytes
-    if chip.memory_system == "cache":
-        return cached(kernels, workload, last * software.residency_share.value, conditions)
-    return managed(kernels, workload, last, STREAM_RESERVE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -291,6 +267,9 @@ def _bound_by(choice: Choice, slot: Slot, external: str) -> str:
 def _by_role(shape: KernelShape, choice: Choice) -> dict[str, float]:
     """External bytes by operand role: the tiled operands as their mapping moves them, the streams once."""
     found: dict[str, list[float]] = {}
+    for (part, times), own in zip(shape.steps, choice.steps, strict=True):
+        for role, moved in _by_role(part, own).items():
+            found.setdefault(role, []).append(moved * times)
     for operand, moved in zip(shape.operands, choice.operand_far_bytes, strict=True):
         found.setdefault(operand.role, []).append(moved)
     for stream in shape.streams:

@@ -63,6 +63,8 @@ class Choice:
     """The whole mapping, where memories are managed explicitly."""
     held_bytes: float = 0.0
     """What its tiles take of the last memory on chip, where that is managed explicitly."""
+    steps: tuple[Choice, ...] = ()
+    """Of kernels that were fused on chip, the choices of the shape's steps."""
 
     def measure(self, objective: Objective) -> float:
         """Seconds, joules or their product."""

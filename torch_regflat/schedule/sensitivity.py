@@ -27,11 +27,9 @@ from ..result import Elasticity, collapse, layer_of
 from ..workload import Workload
 from . import managed
 from .kernels import Kernel
-from .residency import Residency
-from .run import places_of
+from .program import program_of
 from .search import choose
 from .select import Choice, engine_dtype
-from .shape import shape_of
 from .timeline.chip import Slot, slots_of
 
 Kind = Literal["rate", "time", "energy"]
@@ -89,15 +87,18 @@ class Sensitivity:
         software: Software,
         conditions: Conditions = SCHEDULED,
     ) -> None:
-        self.chip, self.software, self.kernels, self.conditions = chip, software, list(kernels), conditions
+        self.chip, self.software, self.given, self.conditions = chip, software, list(kernels), conditions
         self.workload = workload
-        self.places: list[Residency] = places_of(self.kernels, workload, chip, software, conditions)
-        shapes = [shape_of(k, p, workload) for k, p in zip(self.kernels, self.places, strict=True)]
-        self.distinct: list[KernelShape] = list(dict.fromkeys(shapes))
+        program, priced = program_of(workload, self.given, chip, software, conditions)
+        self.kernels, self.places = program.kernels, program.places
+        self.distinct: list[KernelShape] = list(dict.fromkeys(program.shapes))
         position = {shape: i for i, shape in enumerate(self.distinct)}
-        self.rows = [position[shape] for shape in shapes]
-        self.choices = choose(self.distinct, chip, software, conditions=conditions)
-        self.priced = [choice.shape for choice in self.choices]
+        self.rows = [position[shape] for shape in program.shapes]
+        self.choices = [priced[shape] for shape in self.distinct]
+        # What was fused on chip is priced step by step.
+        self.single = list({id(one): one for choice in self.choices for one in choice.steps or (choice,)}.values())
+        self.at = {id(one): i for i, one in enumerate(self.single)}
+        self.priced = [choice.shape for choice in self.single]
         self.dtypes = [engine_dtype(shape, chip, software) for shape in self.priced]
         self.tensors = chip_tensors([chip], [software], conditions)
         self.parameters = self._parameters()
@@ -135,8 +136,8 @@ class Sensitivity:
 
     def totals(self, scales: Tensor) -> tuple[Tensor, Tensor, list[Tensor]]:
         """Seconds, joules, and each kernel's exclusive seconds, with the chosen mappings and scaled parameters."""
-        timed: list[Any] = [None] * len(self.distinct)
-        dynamic: list[Any] = [None] * len(self.distinct)
+        timed: list[Any] = [None] * len(self.single)
+        dynamic: list[Any] = [None] * len(self.single)
         static = self.scaled(self.tensors, self._rates(), self.dtypes, scales)[0].static_power
         for group in self._priced(scales):
             cost, count = group.cost, len(group.members)
@@ -146,12 +147,28 @@ class Sensitivity:
             for row, index in enumerate(group.members):
                 # The time line only adds and compares, so it takes tensors where it is given them.
                 seconds: dict[str, Any] = {name: t[row] for name, t in times.items()}
-                timed[index] = replace(self.choices[index], **seconds)
+                timed[index] = replace(self.single[index], **seconds)
                 dynamic[index] = joules[row]
-        shares = [cast(Tensor, slot.share_s) for slot in self._slots([timed[row] for row in self.rows])]
+        whole = [self._summed(choice, timed, dynamic) for choice in self.choices]
+        shares = [cast(Tensor, slot.share_s) for slot in self._slots([whole[row][0] for row in self.rows])]
         latency = torch.stack(shares).sum()
-        energy = torch.stack(dynamic)[torch.tensor(self.rows)].sum() + latency * static.reshape(())
+        energy = torch.stack([whole[row][1] for row in self.rows]).sum() + latency * static.reshape(())
         return latency, energy, shares
+
+    def _summed(self, choice: Choice, timed: Sequence[Choice], dynamic: Sequence[Tensor]) -> tuple[Choice, Tensor]:
+        """A choice with its times, and its joules, made of those of single kernels."""
+        if not choice.steps:
+            at = self.at[id(choice)]
+            return timed[at], dynamic[at]
+        places = [self.at[id(step)] for step in choice.steps]
+        times = [count for _, count in choice.shape.steps]
+        parts: dict[str, Any] = {
+            name: sum(getattr(timed[at], name) * count for at, count in zip(places, times, strict=True))
+            for name in ("core_s", "external_s", "overhead_s")
+        }
+        return replace(choice, **parts), cast(
+            Tensor, sum(dynamic[at] * count for at, count in zip(places, times, strict=True))
+        )
 
     def _rates(self) -> RateTensors:
         return rate_tensors([self.chip], [self.software], self.dtypes, self.conditions)
@@ -166,13 +183,13 @@ class Sensitivity:
             search = managed.Search(
                 self.chip, self.software, self.tensors, adjust=adjust, conditions=self.conditions
             )
-            return search.price(self.priced, [choice.chosen for choice in self.choices])
+            return search.price(self.priced, [choice.chosen for choice in self.single])
         tensors, rates = adjust(self.tensors, self._rates(), self.dtypes)
-        columns = [torch.tensor(c, dtype=torch.float64) for c in zip(*(c.tile for c in self.choices), strict=True)]
+        columns = [torch.tensor(c, dtype=torch.float64) for c in zip(*(c.tile for c in self.single), strict=True)]
         packed, mapping = pack(self.priced), MappingBatch(*(c.reshape(-1, 1, 1, 1) for c in columns))
         move = cache.move(packed, mapping, tensors, rates)
         cost = evaluate(move, packed, tensors, rates, self.software.overlap)
-        return [managed.Group(list(range(len(self.distinct))), move, cost)]
+        return [managed.Group(list(range(len(self.single))), move, cost)]
 
     def _slots(self, choices: list[Choice]) -> list[Slot]:
         return slots_of(self.chip, choices, self.places)
@@ -216,7 +233,7 @@ class Sensitivity:
         latencies, energies, layers = [], [], []
         for cores in (few, many):
             chip = self.chip.replace(**{"cores.count": f"{cores} 1"})
-            other = Sensitivity(self.workload, self.kernels, chip, self.software, self.conditions)
+            other = Sensitivity(self.workload, self.given, chip, self.software, self.conditions)
             latency, energy, shares = other.totals(torch.ones(len(other.parameters), dtype=torch.float64))
             latencies.append(float(latency))
             energies.append(float(energy))
@@ -224,8 +241,8 @@ class Sensitivity:
         grown = math.log(many / few)
         slope = (latencies[1] - latencies[0]) / grown / math.sqrt(latencies[0] * latencies[1])
         by_layer = {
-            name: (layers[1][name] - layers[0][name]) / grown / math.sqrt(latencies[0] * latencies[1])
-            for name in layers[0]
+            name: (layers[1].get(name, 0.0) - layers[0].get(name, 0.0)) / grown / math.sqrt(latencies[0] * latencies[1])
+            for name in layers[0] | layers[1]
         }
         return Elasticity(
             parameter=f"number of {self.chip.cores.name}s",

@@ -116,6 +116,10 @@ def _one_operation(members: Sequence[Operation], nest: LoopNest) -> Operation:
         inputs=tuple(t for op in members for t in op.inputs),
         outputs=tuple(t for op in members for t in op.outputs),
         shapes=" + ".join(op.shapes for op in members if op.shapes),
+        layouts=(
+            *(layout for op in members for layout in op.layouts[: len(op.inputs)]),
+            *(layout for op in members for layout in op.layouts[len(op.inputs) :]),
+        ),
     )
 
 

@@ -9,6 +9,7 @@ from ..cost.problem import Problem, problem_of
 from ..cost.shapes import KernelShape, Rows, Sliding, Stream, TiledOperand, tile_axes, tiled_operand
 from ..hardware.chip import dtype_bits
 from ..workload import LoopNest, Role, Workload
+from .fused.nest import FusedNest, parts_of
 from .kernels import Kernel
 from .residency import Residency
 
@@ -17,6 +18,8 @@ _TILED = ("product", "convolution", "attention")
 
 def shape_of(kernel: Kernel, here: Residency, workload: Workload) -> KernelShape:
     """What this kernel does here and now; equal results are priced once."""
+    if kernel.fused is not None:
+        return _fused(kernel.fused, here, workload)
     nests = [nest for op in kernel.operations for nest in op.nests]
     anchor = kernel.anchor
     tiled: list[tuple[int, TiledOperand]] = []
@@ -35,6 +38,26 @@ def shape_of(kernel: Kernel, here: Residency, workload: Workload) -> KernelShape
     operands = tuple(operand for _, operand in tiled)
     return _shape(
         anchor or nests[0], nests, sizes, operands, _streams(kernel, here, workload, tiled), here.available, problem
+    )
+
+
+def _fused(nest: FusedNest, here: Residency, workload: Workload) -> KernelShape:
+    """A chain that was fused on chip: the sum of its steps."""
+    whole = [shape_of(kernel, Residency(), workload) for kernel in nest.members]
+    lead = max(whole, key=lambda shape: shape.work)
+    return KernelShape(
+        kind=lead.kind,
+        dtype=lead.dtype,
+        sizes=(1, 1, 1, 1),
+        operands=(),
+        streams=(),
+        work=math.fsum(shape.work for shape in whole),
+        vector_ops=math.fsum(shape.vector_ops for shape in whole),
+        special_ops=math.fsum(shape.special_ops for shape in whole),
+        sequential=max(shape.sequential for shape in whole),
+        steps=parts_of(nest, whole, here, workload),
+        fused=str(nest),
+        held_bytes=nest.cut.held,
     )
 
 

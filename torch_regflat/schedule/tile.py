@@ -18,6 +18,7 @@ from ..result import ChipResult, KernelCost
 from ..workload import Operation
 from .fit import fit
 from .kernels import Kernel, form_kernels
+from .program import Prices
 from .run import check_dtypes, run
 
 META_KEY = "tiled"
@@ -49,8 +50,9 @@ class Tile(PassBase):
         kernels = form_kernels(work)
         check_dtypes(kernels, self.chip)
         fits = fit(work, self.chip)
-        result = run(work, kernels, self.chip, for_chip(self.chip), fits)
-        annotate(graph_module, kernels, result)
+        prices = Prices()
+        result = run(work, kernels, self.chip, for_chip(self.chip), fits, prices=prices)
+        annotate(graph_module, prices.executed(kernels), result)
         return PassResult(graph_module, True)
 
 

@@ -38,6 +38,25 @@ def largest(problems: ProblemTensors) -> Tensor:
     return torch.stack(sizes, 1).unsqueeze(1)
 
 
+def one_moves(problems: ProblemTensors) -> Tensor | None:
+    """Tiles that cut nothing but the one operand that is not on chip as a whole, along its longest dimension: it is
+    fetched, or given up, once. `[kernel, 1, dimension, candidate]`; None where kernels have several such operands.
+    """
+    moving = [o for o, share in enumerate(problems.outer) if bool((share > 0).any())]
+    if len(moving) != 1 or problems.structure.diagonal is not None:
+        return None
+    pattern = problems.structure.patterns[moving[0]]
+    dims = [d for d in pattern.dims if not indexes_all(problems.structure, d)]
+    if not dims or pattern.windows:
+        return None
+    whole = largest(problems)
+    longest = max(dims, key=lambda d: float(problems.sizes[d].max()))
+    sizes = _sizes(problems, longest, [list(tile_sizes(n, 0)) for n in sizes_along(problems, longest)])
+    tiles = whole.expand(*whole.shape[:3], sizes.shape[-1]).clone()
+    tiles[:, 0, longest] = sizes
+    return tiles
+
+
 def every_size(problems: ProblemTensors, orders_tried: int, whole: bool = False, trips: int = DIAGONAL_TRIPS) -> Lists:
     """Sizes of the only stage there is: all of them, or in steps that keep the candidates within bounds.
 

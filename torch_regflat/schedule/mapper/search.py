@@ -77,6 +77,11 @@ class Mapper:
         task.look_at(frontier.largest(task.problems), task.nestings[:1])
         if self.effort == "steps" and task.all_fit():
             return  # everything fits whole: nothing moves twice, and no smaller tile moves less
+        alone = frontier.one_moves(task.problems) if self.effort == "steps" else None
+        if alone is not None:
+            task.look_at(alone, task.nestings[:1])
+            if task.all_fit():
+                return  # what moves is fetched once, tile by tile, while everything else stays
         for trips in task.trips():
             lists = frontier.every_size(task.problems, len(task.nestings), self.effort == "whole", trips)
             for free in task.room(0):

@@ -1,0 +1,156 @@
+"""A workload as it is run on one chip: its kernels, fused on chip where that pays, what they find there, and prices."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from ..conditions import SCHEDULED, Conditions
+from ..cost.chip_tensors import chip_tensors
+from ..cost.shapes import KernelShape
+from ..hardware.chip import Chip
+from ..hardware.software import Software
+from ..workload import Workload
+from .fused.decide import Options, Watts, with_chains
+from .fused.nest import FusedNest
+from .kernels import Kernel
+from .mapper.found import Objective
+from .residency import Residency, cached, managed
+from .search import choose
+from .select import Choice, Shuffle
+from .shape import shape_of
+from .timeline.chip import slots_of
+
+STREAM_RESERVE = 0.25
+"""Share of a register memory kept free of resident tensors, so that loads can run ahead (a choice of ours)."""
+
+
+class Prices(dict[KernelShape, Choice]):
+    """What distinct kernels cost on one chip, and the chains that were fused there (None: not decided yet)."""
+
+    chains: tuple[FusedNest, ...] | None = None
+
+    def executed(self, kernels: list[Kernel]) -> list[Kernel]:
+        """Kernels of a workload as they run."""
+        return with_chains(kernels, self.chains) if self.chains else kernels
+
+
+@dataclass(frozen=True, slots=True)
+class Program:
+    """Kernels in the order in which they run, what each finds on chip, and its shape."""
+
+    kernels: list[Kernel]
+    places: list[Residency]
+    shapes: list[KernelShape]
+    chains: tuple[FusedNest, ...] = ()
+
+    def choices(self, priced: dict[KernelShape, Choice]) -> list[Choice]:
+        return [priced[shape] for shape in self.shapes]
+
+
+@dataclass(frozen=True)
+class Scheduler:
+    """Makes programs for one chip."""
+
+    chip: Chip
+    software: Software
+    conditions: Conditions = SCHEDULED
+    objective: Objective = "latency"
+    shuffle: Shuffle | None = None
+
+    def program(self, kernels: list[Kernel], workload: Workload, chains: Sequence[FusedNest] = ()) -> Program:
+        """The program with these chains fused."""
+        run = with_chains(kernels, chains) if chains else kernels
+        places = places_of(run, workload, self.chip, self.software, self.conditions)
+        shapes = [shape_of(kernel, place, workload) for kernel, place in zip(run, places, strict=True)]
+        return Program(run, places, shapes, tuple(chains))
+
+    def price(self, programs: Sequence[Program], priced: dict[KernelShape, Choice]) -> None:
+        """Add the prices that programs need and that are not known yet, all in one search."""
+        self._price([shape for program in programs for shape in program.shapes], priced)
+
+    def _price(self, shapes: Sequence[KernelShape], priced: dict[KernelShape, Choice]) -> None:
+        missing = [shape for shape in dict.fromkeys(shapes) if shape not in priced]
+        chosen = choose(
+            missing, self.chip, self.software, self.objective, self.shuffle, conditions=self.conditions
+        )
+        priced.update(zip(missing, chosen, strict=True))
+
+    def decided(
+        self, jobs: Sequence[tuple[list[Kernel], Workload]], priced: dict[KernelShape, Choice]
+    ) -> list[Program]:
+        """The best program of each workload. Where software manages the memory, kernels are fused on chip if the whole
+        run is better for it, and only then."""
+        plain = [self.program(kernels, workload) for kernels, workload in jobs]
+        self.price(plain, priced)
+        if self.chip.memory_system == "cache":
+            return plain
+        tried = [self._fused(*job, program, priced) for job, program in zip(jobs, plain, strict=True)]
+        self.price([program for some in tried for program in some], priced)
+        return [
+            min([program, *some], key=lambda one: self._measure(one, priced))
+            for program, some in zip(plain, tried, strict=True)
+        ]
+
+    def _fused(
+        self, kernels: list[Kernel], workload: Workload, program: Program, priced: dict[KernelShape, Choice]
+    ) -> list[Program]:
+        """Programs with chains fused: all that seem worth it, and those of the kind that gains most alone."""
+        choices = program.choices(priced)
+        tensors = chip_tensors([self.chip], [self.software], self.conditions)
+        external = tensors.levels[-1]
+        watts = Watts(8.0 * float(external.read_energy + tensors.unattributed_bit), float(tensors.dynamic_power))
+        found = Options(kernels, workload, self.chip, program.places, choices, watts, self.objective)
+
+        def price(shapes: list[KernelShape]) -> list[Choice]:
+            self._price(shapes, priced)
+            return [priced[shape] for shape in shapes]
+
+        options = found.priced(price)
+        gains: dict[object, float] = {}
+        for option in options:
+            gains[option.kind] = gains.get(option.kind, 0.0) + option.gain_s
+        sets = [[option.nest for option in options]] if options else []
+        if len(gains) > 1:
+            most = max(gains, key=lambda kind: gains[kind])
+            sets.append([option.nest for option in options if option.kind == most])
+        return [self.program(kernels, workload, chains) for chains in sets]
+
+    def _measure(self, program: Program, priced: dict[KernelShape, Choice]) -> tuple[float, float]:
+        """What programs are compared by, and what decides between equals."""
+        choices = program.choices(priced)
+        seconds = math.fsum(slot.share_s for slot in slots_of(self.chip, choices, program.places))
+        joules = math.fsum(
+            math.fsum((*c.level_energy_j, c.compute_energy_j, c.unattributed_energy_j)) for c in choices
+        ) + seconds * self.chip.power.static.value
+        if self.objective == "latency":
+            return float(f"{seconds:.12g}"), joules
+        return (joules, seconds) if self.objective == "energy" else (joules * seconds, seconds)
+
+
+def program_of(
+    workload: Workload,
+    kernels: list[Kernel],
+    chip: Chip,
+    software: Software,
+    conditions: Conditions = SCHEDULED,
+    prices: Prices | None = None,
+) -> tuple[Program, dict[KernelShape, Choice]]:
+    """The program that a run of this workload decides for, and the prices of its kernels; `prices` spare a search."""
+    scheduler, priced = Scheduler(chip, software, conditions), Prices(prices or {})
+    if prices is None or prices.chains is None:
+        return scheduler.decided([(kernels, workload)], priced)[0], priced
+    program = scheduler.program(kernels, workload, prices.chains)
+    scheduler.price([program], priced)
+    return program, priced
+
+
+def places_of(
+    kernels: list[Kernel], workload: Workload, chip: Chip, software: Software, conditions: Conditions = SCHEDULED
+) -> list[Residency]:
+    """What each kernel finds on this chip, by its memory system's policy and the conditions at the start."""
+    last = chip.on_chip[-1].usable_bytes
+    if chip.memory_system == "cache":
+        return cached(kernels, workload, last * software.residency_share.value, conditions)
+    return managed(kernels, workload, last, STREAM_RESERVE)
