@@ -89,7 +89,7 @@ class Scheduler:
         tried = [self._fused(*job, program, priced) for job, program in zip(jobs, plain, strict=True)]
         self.price([program for some in tried for program in some], priced)
         return [
-            min([program, *some], key=lambda one: self._measure(one, priced))
+            min([program, *some], key=lambda one: self.measure(one, priced))
             for program, some in zip(plain, tried, strict=True)
         ]
 
@@ -117,7 +117,7 @@ class Scheduler:
             sets.append([option.nest for option in options if option.kind == most])
         return [self.program(kernels, workload, chains) for chains in sets]
 
-    def _measure(self, program: Program, priced: dict[KernelShape, Choice]) -> tuple[float, float]:
+    def measure(self, program: Program, priced: dict[KernelShape, Choice]) -> tuple[float, float]:
         """What programs are compared by, and what decides between equals."""
         choices = program.choices(priced)
         seconds = math.fsum(slot.share_s for slot in slots_of(self.chip, choices, program.places))

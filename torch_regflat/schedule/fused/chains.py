@@ -32,6 +32,8 @@ class Chain:
     reads: Mapping[int, float]
     writes: Mapping[int, float]
     """Bytes that cross the border of the whole chain, each once."""
+    layouts: Mapping[int, Rows]
+    """Where the rows of each tensor that is touched by rows lie in its storage."""
 
     @property
     def first(self) -> int:
@@ -164,4 +166,5 @@ class _Walk:
             causal=frozenset(self.all.causal),
             reads=reads,
             writes=writes,
+            layouts={t: rows for t, rows in self.known.items() if t in moved and t not in shared},
         )

@@ -21,6 +21,7 @@ _PRODUCTS = ("linear", "mm", "bmm", "matmul", "addmm", "baddbmm", "_scaled_mm", 
 _COPIES = ("clone", "contiguous", "reshape", "_to_copy", "copy_", "flatten", "_unsafe_view")
 _LAST = ("softmax", "_softmax", "_safe_softmax", "log_softmax", "_log_softmax", "layer_norm", "native_layer_norm",
          "rms_norm", "_fused_rms_norm")  # fmt: skip
+_SUMS = ("sum", "mean", "amax", "amin", "prod", "var", "std", "logsumexp", "norm", "linalg_vector_norm", "any", "all")
 _DIMS = frozenset({"b", "b0", "b1", "b2", "b3", "m", "n", "k"})
 
 
@@ -288,6 +289,8 @@ def _reduction(
             return False
         found.shared.update(t for slot, t in enumerate(op.inputs) if slot not in places)
         return _results(op, at, len(sizes), found)
+    if name not in _SUMS:
+        return False
     if len(out) == len(sizes):
         kept = all(size == own or size == 1 for size, own in zip(out, sizes, strict=True))
         return kept and len(places) == 1 and _results(op, at, len(out), found)
