@@ -373,13 +373,16 @@ class Execution(Frozen):
     """What it costs to start a kernel, beyond its own work.
 
     `phases` of a register-flat chip: "overlapped" engines, ports and network work side by side; "bulk-synchronous"
-    cores first exchange what they share, then compute, their engines in turn.
+    cores first exchange what they share, then compute, their engines in turn. `weights` of a chip whose memory software
+    manages: "streamed" from the external level in every run, or "preloaded": weights and caches lie on chip before a
+    run and stay there, where they fit.
     """
 
     launch_gap_stream: Latency
     launch_gap_graph: Latency
     kernel_floor: Latency | None = None
     phases: Literal["overlapped", "bulk-synchronous"] = "overlapped"
+    weights: Literal["streamed", "preloaded"] = "streamed"
 
 
 class Die(Frozen):
@@ -624,6 +627,9 @@ def _check_memory(chip: Chip) -> None:
         raise ValueError(f"memory: {external[0]} is external but not last; order the levels from the engines outwards")
     if len(chip.memory) == 1:
         raise ValueError("memory: no on-chip level; add a [[memory]] before the external one")
+    if chip.execution.weights == "preloaded" and chip.memory_system == "cache":
+        raise ValueError('execution.weights: a cache holds what was touched last; "preloaded" is for memories that '
+                         "software manages")  # fmt: skip
     if chip.memory_system == "register-flat":
         _check_flat(chip)
     if chip.memory_system == "scratchpad":

@@ -17,11 +17,6 @@ def needed_bytes(engine: Engine, dtype: str) -> float:
 def notes(chip: Chip) -> tuple[str, ...]:
     """What every report of a chip says of it, a sentence each."""
     found = starving(chip)
-    if chip.external.host:
-        found.append(
-            f"{chip.name} has no DRAM: weights are priced as read from its host's memory in every run, as for one chip "
-            "alone; products are used as many chips that hold the weights"
-        )
     if chip.speculative:
         guessed = [path for path, quantity in chip.quantities() if quantity.kind == "estimate"]
         found.append(

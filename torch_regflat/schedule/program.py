@@ -11,12 +11,13 @@ from ..cost.chip_tensors import chip_tensors
 from ..cost.shapes import KernelShape
 from ..hardware.chip import Chip
 from ..hardware.software import Software
+from ..units import format_bytes
 from ..workload import Workload
 from .fused.decide import Options, Watts, with_chains
 from .fused.nest import FusedNest
 from .kernels import Kernel
 from .mapper.found import Objective
-from .residency import Residency, cached, managed
+from .residency import Residency, cached, managed, preloaded, standing_bytes
 from .search import choose
 from .select import Choice, Shuffle
 from .shape import shape_of
@@ -153,4 +154,31 @@ def places_of(
     last = chip.on_chip[-1].usable_bytes
     if chip.memory_system == "cache":
         return cached(kernels, workload, last * software.residency_share.value, conditions)
+    if chips_for_weights(kernels, workload, chip) == 1:
+        return preloaded(kernels, workload, last, STREAM_RESERVE)
     return managed(kernels, workload, last, STREAM_RESERVE)
+
+
+def chips_for_weights(kernels: list[Kernel], workload: Workload, chip: Chip) -> int | None:
+    """Chips that hold weights, caches and state together, beside what is kept free for the rest; None where they are
+    streamed in every run anyway."""
+    if chip.execution.weights != "preloaded":
+        return None
+    room = chip.on_chip[-1].usable_bytes * (1.0 - STREAM_RESERVE)
+    return max(math.ceil(standing_bytes(kernels, workload) / room), 1)
+
+
+def weights_note(kernels: list[Kernel], workload: Workload, chip: Chip) -> tuple[str, ...]:
+    """How a chip that holds weights all along was priced, as a sentence for reports."""
+    count, held = chips_for_weights(kernels, workload, chip), standing_bytes(kernels, workload)
+    if count is None or not held:
+        return ()
+    size, level = format_bytes(held, binary=True), chip.on_chip[-1]
+    about = f"{chip.name} has no DRAM" if chip.external.host else chip.name
+    if count == 1:
+        return (f"{about}: weights and caches ({size}) lie in its {level.name} before a run and after it",)
+    return (
+        f"{about}: weights and caches of {size} do not fit the {format_bytes(level.usable_bytes, binary=True)} of {level.name} "
+        f"with {STREAM_RESERVE:.0%} kept free, which takes {count} chips; priced as one chip that reads them from "
+        f"{chip.external.name} in every run",
+    )

@@ -43,6 +43,11 @@ class Residency:
     step: Step | None = None
     """In a managed memory, the step of the plan, about tensors in `data`."""
     data: Mapping[int, Data] = field(default_factory=dict)
+    standing: frozenset[int] = frozenset()
+    """Tensors that lie on chip before the run, and all along."""
+    standing_bytes: float = 0.0
+    room: float = 1.0
+    """Share of the memory that they leave."""
 
     def read_share(self, tensor: int) -> float:
         """Share of a tensor's reads that are served on chip."""
@@ -124,14 +129,25 @@ def _from_outside(tensor: int, workload: Workload) -> bool:
     return workload.tensors[tensor].producer is None
 
 
-def managed(kernels: list[Kernel], workload: Workload, capacity: float, reserve: float) -> list[Residency]:
-    """Residency in a managed memory of `capacity` bytes, of which the share `reserve` is kept free for streaming."""
-    graph = graph_of(kernels, workload, capacity)
+def managed(
+    kernels: list[Kernel],
+    workload: Workload,
+    capacity: float,
+    reserve: float,
+    standing: frozenset[int] = frozenset(),
+) -> list[Residency]:
+    """Residency in a managed memory of `capacity` bytes, of which the share `reserve` is kept free for streaming.
+
+    What is `standing` lies elsewhere on chip all along.
+    """
+    graph = graph_of(kernels, workload, capacity, standing)
     return [_planned(step, graph, capacity) for step in plan(graph, capacity, reserve=reserve * capacity)]
 
 
-def graph_of(kernels: list[Kernel], workload: Workload, capacity: float) -> Graph:
-    """Kernels as tasks of a schedule, without what they cost, and the tensors they pass on."""
+def graph_of(
+    kernels: list[Kernel], workload: Workload, capacity: float, standing: frozenset[int] = frozenset()
+) -> Graph:
+    """Kernels as tasks of a schedule, without what they cost, and the tensors they pass on, but for the `standing`."""
     read = {t for kernel in kernels for t in kernel.reads}
     touched = read.union(*(kernel.writes for kernel in kernels))
     data = {}
@@ -141,9 +157,19 @@ def graph_of(kernels: list[Kernel], workload: Workload, capacity: float) -> Grap
         leaves = t not in read or not _temporary(t, workload)
         data[t] = Data(float(known.nbytes), _from_outside(t, workload), leaves)
     tasks = [
-        Task(0.0, k.reads, k.writes, workspace=k.fused.workspace(capacity) if k.fused else 0.0) for k in kernels
+        Task(
+            0.0,
+            _without(k.reads, standing),
+            _without(k.writes, standing),
+            workspace=k.fused.workspace(capacity) if k.fused else 0.0,
+        )
+        for k in kernels
     ]
     return Graph(tasks, data)
+
+
+def _without(moved: dict[int, float], standing: frozenset[int]) -> dict[int, float]:
+    return {t: size for t, size in moved.items() if t not in standing} if standing else moved
 
 
 def _planned(step: Step, graph: Graph, capacity: float) -> Residency:
@@ -178,21 +204,41 @@ def _temporary(tensor: int, workload: Workload) -> bool:
 
 
 def preloaded(kernels: list[Kernel], workload: Workload, capacity: float, reserve: float) -> list[Residency]:
-    """Residency in a managed memory that holds the weights, and finds the inputs, before the run, as chips without DRAM
-    of their own are used: run after run with the same weights.
+    """Residency in a managed memory that holds weights, caches and other state before the run, and finds its inputs
+    there, as chips without DRAM of their own are used: run after run with the same weights.
 
-    What the weights leave of `capacity` is managed for the rest. Raises `CapacityError` where they leave nothing.
+    What they leave of `capacity` is managed for the rest. Raises `CapacityError` where they leave nothing.
     """
-    outside = {t for kernel in kernels for t in kernel.reads if _from_outside(t, workload)}
-    weights = math.fsum(float(workload.tensors[t].nbytes) for t in outside if workload.tensors[t].role == "weight")
-    if weights >= capacity:
+    held, standing = standing_bytes(kernels, workload), _standing(kernels, workload)
+    if held >= capacity:
         raise CapacityError(
-            f"weights of {weights / 2**20:.0f} MiB do not fit the {capacity / 2**20:.0f} MiB on one chip"
+            f"weights of {held / 2**20:.0f} MiB do not fit the {capacity / 2**20:.0f} MiB on one chip"
         )
-    share = 1.0 - weights / capacity
-    places = managed(kernels, workload, capacity * share, reserve)
+    share = 1.0 - held / capacity
+    places = managed(kernels, workload, capacity * share, reserve, standing)
     for kernel, here in zip(kernels, places, strict=True):
-        here.found |= kernel.reads.keys() & outside
+        inputs = {t for t in kernel.reads if _from_outside(t, workload)}
+        here.found = here.found | inputs | (kernel.reads.keys() & standing)
+        here.kept = here.kept | (kernel.writes.keys() & standing)
         here.available *= share
-        here.occupied_bytes += weights
+        here.occupied_bytes += held
+        here.standing, here.standing_bytes, here.room = standing, held, share
     return places
+
+
+def _standing(kernels: list[Kernel], workload: Workload) -> frozenset[int]:
+    """Weights, state, and caches with what extends them."""
+    read = {t for k in kernels for t in k.reads if _from_outside(t, workload) and _lasts(t, workload)}
+    return frozenset(read | {t for k in kernels for t in k.writes if workload.tensors[t].role == "kv_cache"})
+
+
+def _lasts(tensor: int, workload: Workload) -> bool:
+    return workload.tensors[tensor].role != "activation"
+
+
+def standing_bytes(kernels: list[Kernel], workload: Workload) -> float:
+    """Bytes of weights, state and caches, with what is appended to them."""
+    standing = _standing(kernels, workload)
+    whole = [float(workload.tensors[t].nbytes) for t in standing if _from_outside(t, workload)]
+    added = [size for k in kernels for t, size in k.writes.items() if t in standing and not _from_outside(t, workload)]
+    return math.fsum((*whole, *added))

@@ -21,7 +21,7 @@ from .intervals import Ends, Intervals
 from .kernels import Kernel
 from .managed import rechosen
 from .mapper.found import Objective
-from .program import Prices, Program, Scheduler, program_of
+from .program import Prices, Program, Scheduler, program_of, weights_note
 from .search import choose
 from .select import Choice, Shuffle, bound_by
 from .timeline.chip import Slot, schedule_of, slots_of, stalls_of
@@ -98,6 +98,7 @@ def timeline(
     program, priced = program_of(workload, kernels, chip, software, conditions, prices)
     schedule = schedule_of(chip, program.choices(priced), program.places)
     stalls = stalls_of(schedule)
+    standing = max((place.standing_bytes for place in program.places), default=0.0)
     names = {t: tensor.name or f"{tensor.role} {t}" for t, tensor in workload.tensors.items()}
     return Timeline(
         chip=chip.name,
@@ -122,7 +123,7 @@ def timeline(
             for one in schedule.transfers
             if one.segments
         ),
-        on_chip=tuple(schedule.occupancy),
+        on_chip=tuple((time, size + standing) for time, size in schedule.occupancy),
         capacity_bytes=chip.on_chip[-1].usable_bytes,
     )
 
@@ -158,6 +159,7 @@ class _Maker:
             peak_flops_per_s=_peak(chip, main_dtype(job.workload)),
             interval=self.intervals.interval,
             peaks_flops_per_s=_peaks(costs, chip),
+            notes=weights_note(job.kernels, job.workload, chip),
             figures=self.figures,
         )
 

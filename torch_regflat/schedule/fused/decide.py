@@ -94,7 +94,7 @@ class Options:
     ) -> None:
         self.kernels, self.workload, self.chip = kernels, workload, chip
         self.places, self.choices, self.watts, self.objective = places, choices, watts, objective
-        self.capacity = chip.on_chip[-1].usable_bytes
+        self.capacity = chip.on_chip[-1].usable_bytes - (places[0].standing_bytes if places else 0.0)
         self.second_a_byte = 1.0 / chip.external.read_bytes_per_s
         self.chains = Chains(kernels, workload)
         self.codes = self._codes()
@@ -209,7 +209,8 @@ class Options:
             kernel, place = self.kernels[i], self.places[i]
             for t in kernel.reads:
                 if t in chain.reads and place.read_share(t) == 1.0:
-                    near.setdefault(t, float(self.workload.tensors[t].nbytes))
+                    size = float(self.workload.tensors[t].nbytes)
+                    near.setdefault(t, 0.0 if t in place.standing else size)
             for t in kernel.writes:
                 if t in chain.writes and place.write_share(t) == 1.0:
                     near.setdefault(t, float(self.workload.tensors[t].nbytes))
@@ -250,7 +251,8 @@ class Options:
     def _place(self, chain: Chain) -> Residency:
         """What a chain finds and leaves on chip, as things are."""
         near = self._near(chain).keys()
-        return Residency(found=set(near & chain.reads.keys()), kept=set(near & chain.writes.keys()))
+        room = self.places[chain.first].room
+        return Residency(found=set(near & chain.reads.keys()), kept=set(near & chain.writes.keys()), room=room)
 
 
 def _joules(choice: Choice) -> float:

@@ -71,7 +71,7 @@ def parts_of(
         kernel, shape = nest.members[step.member], whole[step.member]
         streams = traffic.streams(step, shape)
         resident = traffic.resident(kernel, shape)
-        part = _scaled(shape, step, nest, streams, resident)
+        part = _scaled(shape, step, nest, streams, resident, here.room)
         found[part] = found.get(part, 0) + step.times
     return tuple(found.items())
 
@@ -155,9 +155,14 @@ def tiled_tensors(kernel: Kernel, shape: KernelShape) -> tuple[int, ...]:
 
 
 def _scaled(
-    shape: KernelShape, step: Step, nest: FusedNest, streams: tuple[Stream, ...], resident: tuple[float, ...]
+    shape: KernelShape,
+    step: Step,
+    nest: FusedNest,
+    streams: tuple[Stream, ...],
+    resident: tuple[float, ...],
+    room: float,
 ) -> KernelShape:
-    """A member's shape on one tile."""
+    """A member's shape on one tile, where the share `room` of the memory is free of what stays all along."""
     chain = nest.chain
     depth = chain.rows // chain.batches
     batched = any(t in chain.batched for t in tiled_tensors(nest.members[step.member], shape))
@@ -187,7 +192,7 @@ def _scaled(
         work=shape.work * step.share,
         vector_ops=shape.vector_ops * step.share,
         special_ops=shape.special_ops * step.share,
-        available=STREAMED,
+        available=STREAMED * room,
         problem=problem,
         sliding=None,
         rows=None if shape.rows is None else replace(shape.rows, count=shape.rows.count * step.share),

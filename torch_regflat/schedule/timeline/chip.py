@@ -51,7 +51,8 @@ def placed(
     chip: Chip, choices: Sequence[Choice], places: Sequence[Residency], *, prefetch: bool = True, overlap: bool = True
 ) -> Schedule:
     """The schedule of kernels on a chip whose memories are managed: loads ahead of time, in what room there is."""
-    machine = Machine(chip.on_chip[-1].usable_bytes, chip.external.read_bytes_per_s, prefetch, overlap)
+    standing = places[0].standing_bytes if places else 0.0
+    machine = Machine(chip.on_chip[-1].usable_bytes - standing, chip.external.read_bytes_per_s, prefetch, overlap)
     # All kernels share the engines, in program order, which is all that one kernel has to wait for of another.
     placer = Placer(places[0].data if places else {}, [()] * len(places), machine)
     for choice, place in zip(choices, places, strict=True):
