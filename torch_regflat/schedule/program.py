@@ -17,14 +17,19 @@ from .fused.decide import Options, Watts, with_chains
 from .fused.nest import FusedNest
 from .kernels import Kernel
 from .mapper.found import Objective
-from .residency import Residency, cached, managed, preloaded, standing_bytes
+from .residency import Residency, cached, graph_of, managed, preloaded, standing_bytes
 from .search import choose
 from .select import Choice, Shuffle
 from .shape import shape_of
+from .timeline.bounds import compulsory_bytes
 from .timeline.chip import slots_of
 
 STREAM_RESERVE = 0.25
 """Share of a register memory kept free of resident tensors, so that loads can run ahead (a choice of ours)."""
+
+
+WORTH = 1.0 - 1e-4
+"""What fusing must win of the whole run, in the objective or, that being equal, in the other measure."""
 
 
 class Prices(dict[KernelShape, Choice]):
@@ -89,10 +94,18 @@ class Scheduler:
             return plain
         tried = [self._fused(*job, program, priced) for job, program in zip(jobs, plain, strict=True)]
         self.price([program for some in tried for program in some], priced)
-        return [
-            min([program, *some], key=lambda one: self.measure(one, priced))
-            for program, some in zip(plain, tried, strict=True)
-        ]
+        return [self._best(program, some, priced) for program, some in zip(plain, tried, strict=True)]
+
+    def _best(self, plain: Program, fused: Sequence[Program], priced: dict[KernelShape, Choice]) -> Program:
+        """The best of the fused programs, where it is better than the plain one by enough to be worth it."""
+        if not fused:
+            return plain
+        first, second = self.measure(plain, priced)
+        measured = sorted(((*self.measure(one, priced), n) for n, one in enumerate(fused)))
+        for mine, other, n in measured:
+            if mine <= first and (mine < first * WORTH or other < second * WORTH):
+                return fused[n]
+        return plain
 
     def _fused(
         self, kernels: list[Kernel], workload: Workload, program: Program, priced: dict[KernelShape, Choice]
@@ -102,6 +115,8 @@ class Scheduler:
         tensors = chip_tensors([self.chip], [self.software], self.conditions)
         external = tensors.levels[-1]
         watts = Watts(8.0 * float(external.read_energy + tensors.unattributed_bit), float(tensors.dynamic_power))
+        if not self._could_win(program, workload, choices, watts):
+            return []
         found = Options(kernels, workload, self.chip, program.places, choices, watts, self.objective)
 
         def price(shapes: list[KernelShape]) -> list[Choice]:
@@ -117,6 +132,16 @@ class Scheduler:
             most = max(gains, key=lambda kind: gains[kind])
             sets.append([option.nest for option in options if option.kind == most])
         return [self.program(kernels, workload, chains) for chains in sets]
+
+    def _could_win(self, program: Program, workload: Workload, choices: Sequence[Choice], watts: Watts) -> bool:
+        """Whether enough bytes cross the external boundary more than once for it to matter."""
+        graph = graph_of(program.kernels, workload, self.chip.on_chip[-1].usable_bytes)
+        moved = math.fsum(c.read_bytes[-1] + c.write_bytes[-1] for c in choices)
+        more = moved - compulsory_bytes(graph)
+        seconds = math.fsum(max(c.core_s, c.external_s) for c in choices)
+        joules = math.fsum(math.fsum((*c.level_energy_j, c.compute_energy_j)) for c in choices)
+        won = more / self.chip.external.read_bytes_per_s + more * watts.far_j_per_byte / watts.dynamic_w
+        return won > (1.0 - WORTH) * seconds or more * watts.far_j_per_byte > (1.0 - WORTH) * joules
 
     def measure(self, program: Program, priced: dict[KernelShape, Choice]) -> tuple[float, float]:
         """What programs are compared by, and what decides between equals."""
@@ -173,12 +198,13 @@ def weights_note(kernels: list[Kernel], workload: Workload, chip: Chip) -> tuple
     count, held = chips_for_weights(kernels, workload, chip), standing_bytes(kernels, workload)
     if count is None or not held:
         return ()
-    size, level = format_bytes(held, binary=True), chip.on_chip[-1]
+    level = chip.on_chip[-1]
+    size, room = (format_bytes(value, binary=True) for value in (held, level.usable_bytes))
     about = f"{chip.name} has no DRAM" if chip.external.host else chip.name
     if count == 1:
         return (f"{about}: weights and caches ({size}) lie in its {level.name} before a run and after it",)
     return (
-        f"{about}: weights and caches of {size} do not fit the {format_bytes(level.usable_bytes, binary=True)} of {level.name} "
+        f"{about}: weights and caches of {size} do not fit the {room} of {level.name} "
         f"with {STREAM_RESERVE:.0%} kept free, which takes {count} chips; priced as one chip that reads them from "
         f"{chip.external.name} in every run",
     )

@@ -55,13 +55,10 @@ class Watts:
 
 @dataclass(frozen=True)
 class Option:
-    """A chain that may be worth it, and what finds it again: the kernels around it, and its number among the chains
-    that start with the same kernel."""
+    """A chain that may be worth it."""
 
     nest: FusedNest
     gain_s: float
-    window: object
-    number: int
 
     @property
     def kind(self) -> object:
@@ -99,31 +96,32 @@ class Options:
         self.chains = Chains(kernels, workload)
         self.codes = self._codes()
         self._known: dict[object, list[_Known]] = {}
-        self._priced: set[tuple[object, int]] = set()
 
     def priced(self, price: Callable[[list[KernelShape]], list[Choice]]) -> list[Option]:
         """The best chains, each of which gains by its own price."""
+        priced: set[tuple[object, int]] = set()
         for _ in range(ROUNDS):
-            found = self.best()
-            fresh = [option for option in found if (option.window, option.number) not in self._priced]
-            shapes = [shape_of(o.nest.kernel(0), self._place(o.nest.chain), self.workload) for o in fresh]
-            for option, choice in zip(fresh, price(shapes) if shapes else [], strict=True):
-                key = (option.window, option.number)
-                self._priced.add(key)
-                self._known[option.window] = [
-                    replace(one, gain_s=self._saved(option.nest.chain, choice)) if one.number == option.number else one
-                    for one in self._known[option.window]
-                ]
+            fresh: dict[tuple[object, int], Option] = {}
+            for first, one in self._best():
+                if (key := (self._window(first), one.number)) not in priced:
+                    fresh.setdefault(key, self._option(first, one))
             if not fresh:
-                return found
-        self._known = {
-            window: [one for one in some if (window, one.number) in self._priced]
-            for window, some in self._known.items()
-        }
-        return self.best()
+                break
+            shapes = [shape_of(o.nest.kernel(0), self._place(o.nest.chain), self.workload) for o in fresh.values()]
+            for (window, number), choice in zip(fresh, price(shapes), strict=True):
+                gain = self._saved(fresh[window, number].nest.chain, choice)
+                self._known[window] = [
+                    replace(one, gain_s=gain) if one.number == number else one for one in self._known[window]
+                ]
+            priced.update(fresh)
+        else:
+            self._known = {
+                window: [one for one in some if (window, one.number) in priced] for window, some in self._known.items()
+            }
+        return [self._option(first, one) for first, one in self._best()]
 
-    def best(self) -> list[Option]:
-        """Chains that do not overlap, with the largest gain in all."""
+    def _best(self) -> list[tuple[int, _Known]]:
+        """Chains that do not overlap, with the largest gain in all, and the kernels they start with."""
         count = len(self.kernels)
         gains = [0.0] * (count + 1)
         taken: list[_Known | None] = [None] * count
@@ -135,11 +133,9 @@ class Options:
         found, i = [], 0
         while i < count:
             choice = taken[i]
-            if choice is None:
-                i += 1
-                continue
-            found.append(self._option(i, choice))
-            i += choice.length
+            if choice is not None:
+                found.append((i, choice))
+            i += 1 if choice is None else choice.length
         return found
 
     def _option(self, first: int, known: _Known) -> Option:
@@ -148,7 +144,7 @@ class Options:
         cut = self._cut(chain)
         assert cut is not None
         nest = FusedNest(chain, tuple(self.kernels[m] for m in chain.members), cut)
-        return Option(nest, known.gain_s, self._window(first), known.number)
+        return Option(nest, known.gain_s)
 
     def _starting(self, first: int) -> list[_Known]:
         """The chains that start with a kernel and seem to gain anything."""
