@@ -150,7 +150,8 @@ def test_every_chip_prices_a_layer_within_its_peaks() -> None:
     assert [chip.chip for chip in done.chips] == [chip.name for chip in chips]
     for priced, chip in zip(done.chips, chips, strict=True):
         assert priced.total.latency_s >= priced.total.executed_flops / chip.peak_flops("fp32")
-        assert priced.total.latency_s >= 4 * 4096 * 4096 / chip.external.read_bytes_per_s
+        if chip.execution.weights == "streamed":
+            assert priced.total.latency_s >= 4 * 4096 * 4096 / chip.external.read_bytes_per_s
         assert priced.total.energy_j / priced.total.latency_s <= 1.01 * chip.power.limit.value
 
 

@@ -20,7 +20,8 @@ def moved(transfer: Transfer | None, until: float, machine: Machine) -> float:
 
 def replay(graph: Graph, machine: Machine, schedule: Schedule) -> list[str]:
     """Violations, in words; none for a schedule that can happen."""
-    return [*_engines(graph, schedule), *_channel(machine, schedule), *_Data(graph, machine, schedule).run()]
+    found = [*_engines(graph, schedule), *_channel(machine, schedule), *_ports(graph, machine, schedule)]
+    return [*found, *_Data(graph, machine, schedule).run()]
 
 
 def _engines(graph: Graph, schedule: Schedule) -> Iterator[str]:
@@ -44,6 +45,33 @@ def _engines(graph: Graph, schedule: Schedule) -> Iterator[str]:
         own = sorted((p.start_s, p.end_s) for p in schedule.tasks if graph.tasks[p.task].engine == engine)
         if any(after[0] < before[1] - TOLERANCE for before, after in itertools.pairwise(own)):
             yield f"engine {engine} runs two tasks at once"
+
+
+def _ports(graph: Graph, machine: Machine, schedule: Schedule) -> Iterator[str]:
+    """What loads take of the port beyond what the task that runs leaves free has to be waited for, one engine only."""
+    if not machine.port:
+        return
+    loads = {t.task: t.segments for t in schedule.transfers if t.what == "load"}
+    needed = 0.0
+    for placed in schedule.tasks:
+        own = graph.tasks[placed.task].port_s
+        seconds = placed.end_s - placed.go_s
+        for task, segments in loads.items():
+            beside = sum(max(min(s.end, placed.end_s) - max(s.start, placed.go_s), 0.0) * s.rate for s in segments)
+            if task == placed.task:
+                own += machine.port * beside
+                if own > seconds + TOLERANCE * (1 + seconds):
+                    yield f"task {task} needs {own} s of the port and takes {seconds}"
+        others = machine.port * sum(
+            max(min(s.end, placed.end_s) - max(s.start, placed.go_s), 0.0) * s.rate
+            for task, segments in loads.items()
+            if task != placed.task
+            for s in segments
+        )
+        needed += max(others - max(seconds - own, 0.0), 0.0)
+    waited = sum(p.stalls.get("on-chip ports", 0.0) for p in schedule.tasks)
+    if abs(needed - waited) > TOLERANCE * (1 + needed):
+        yield f"loads take {needed} s of the port from running tasks, and {waited} s are waited for"
 
 
 def _channel(machine: Machine, schedule: Schedule) -> Iterator[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import math
 import random
@@ -67,6 +68,28 @@ def test_weights_of_the_next_kernel_load_while_this_one_computes() -> None:
     assert weighted((1, 4), (1, 9), capacity=4).schedule.end_s == pytest.approx(4 + 9)
     assert weighted((10, 1), (1, 9), capacity=1).schedule.end_s == pytest.approx(10 + 8)
     assert weighted((10, 1), (1, 9), capacity=100).schedule.end_s == pytest.approx(10 + 1)
+
+
+@pytest.mark.parametrize(
+    ("port_s", "port", "ends"),
+    [((10.0, 0.0), 0.5, 22.5), ((5.0, 0.0), 0.5, 20.0), ((8.0, 0.0), 0.5, 20.5), ((10.0, 0.0), 0.0, 20.0)],
+)
+def test_loads_take_the_port_of_the_kernel_that_runs(port_s: tuple[float, float], port: float, ends: float) -> None:
+    """Loads of 5 s of the channel beside a kernel of 10 s that uses the port for so long: what it does not leave free
+    holds it up, and so the next one."""
+    tasks = [Task(10.0, port_s=port_s[0]), Task(10.0, {0: 5.0}, after=(0,), port_s=port_s[1])]
+    found = schedule(Graph(tasks, {0: Data(5.0, outside=True)}), Machine(100.0, 1.0, port=port)).schedule
+    assert found.end_s == pytest.approx(ends)
+    assert found.tasks[1].stalls.get("on-chip ports", 0.0) == pytest.approx(ends - 20.0)
+
+
+def test_a_kernel_does_not_pay_for_what_was_loaded_before_it() -> None:
+    """8 s of the port by itself, 10 with its loads, which came while the kernel before left the port free."""
+    tasks = [Task(10.0), Task(4.0, {0: 4.0}, after=(0,), port_s=8.0)]
+    data = {0: Data(4.0, outside=True)}
+    assert schedule(Graph(tasks, data), Machine(100.0, 1.0, port=0.5)).schedule.end_s == pytest.approx(18.0)
+    alone = Graph([dataclasses.replace(tasks[1], after=())], data)
+    assert schedule(alone, Machine(100.0, 1.0, port=0.5)).schedule.end_s == pytest.approx(10.0)
 
 
 def test_one_kernel_takes_the_longer_of_computing_and_moving() -> None:

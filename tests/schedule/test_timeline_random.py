@@ -4,6 +4,7 @@ graphs are scheduled nearly as well as the best of all orders and residencies.""
 from __future__ import annotations
 
 import dataclasses
+import random
 
 import pytest
 
@@ -24,6 +25,21 @@ def test_ten_thousand_schedules_can_happen() -> None:
         found = schedule(graph, machine, effort=1).schedule
         assert not list(replay(graph, machine, found)), seed
         assert found.end_s >= lower_bound(graph, machine) * (1 - 1e-9), seed
+
+
+def test_schedules_with_a_port_can_happen() -> None:
+    """Loads take up to twice as long on the port as on the channel, tasks use it for up to twice their time."""
+    late = 0
+    for seed in range(30_000, 30_600):
+        graph, machine = random_case(seed, 14)
+        rng = random.Random(seed)
+        tasks = [dataclasses.replace(task, port_s=task.core_s * rng.uniform(0.0, 2.0)) for task in graph.tasks]
+        graph = dataclasses.replace(graph, tasks=tasks)
+        machine = dataclasses.replace(machine, port=rng.choice((0.1, 0.5, 1.0, 2.0)))
+        found = schedule(graph, machine, effort=1).schedule
+        assert not list(replay(graph, machine, found)), seed
+        late += any("on-chip ports" in placed.stalls for placed in found.tasks)
+    assert late > 100
 
 
 def test_searched_schedules_can_happen() -> None:

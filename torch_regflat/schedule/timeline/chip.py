@@ -55,13 +55,37 @@ def placed(
     machine = Machine(chip.on_chip[-1].usable_bytes - standing, chip.external.read_bytes_per_s, prefetch, overlap)
     # All kernels share the engines, in program order, which is all that one kernel has to wait for of another.
     placer = Placer(places[0].data if places else {}, [()] * len(places), machine)
+    shares: dict[int, tuple[float, float, float]] = {}
     for choice, place in zip(choices, places, strict=True):
         assert place.step is not None
-        placer.place(place.step, _timing(choice, place))
+        if id(choice) not in shares:
+            shares[id(choice)] = port_shares(choice, chip)
+        placer.place(place.step, _timing(choice, place, *shares[id(choice)]))
     return placer.finish()
 
 
-def _timing(choice: Choice, place: Residency) -> Timing:
+def port_shares(choice: Choice, chip: Chip) -> tuple[float, float, float]:
+    """As shares of a kernel's time on chip: all but the port through which loads come into the last memory there, what
+    the kernel itself takes of that port, and what its loads take."""
+    level, index = chip.on_chip[-1], len(chip.on_chip) - 1
+    name = f"{level.name} ports"
+    port, core = choice.resources_s.get(name, 0.0), max(choice.resources_s.values(), default=0.0)
+    loads = choice.read_bytes[-1]
+    own = choice.write_bytes[index] - loads
+    through = level.placed_write_bytes_per_s
+    across = choice.read_bytes[index] / level.placed_read_bytes_per_s
+    if level.shared_port:
+        own, across, through = own + choice.read_bytes[index], 0.0, level.placed_read_bytes_per_s
+    nominal = max(across, (own + loads) / through)
+    if not (port and core and nominal):
+        return 1.0, 0.0, 0.0
+    # Slower clocks, and cores that share unevenly, stretch all of it.
+    stretch = port / nominal / core
+    others = max((seconds for resource, seconds in choice.resources_s.items() if resource != name), default=0.0)
+    return max(others / core, across * stretch), own / through * stretch, loads / through * stretch
+
+
+def _timing(choice: Choice, place: Residency, rest: float, port: float, loads: float) -> Timing:
     """Seconds of a kernel's parts: the time its external traffic takes, divided by bytes."""
     assert place.step is not None
     read, write = choice.read_bytes[-1], choice.write_bytes[-1]
@@ -77,6 +101,9 @@ def _timing(choice: Choice, place: Residency) -> Timing:
         load_bytes=read,
         store_bytes=write - evicted,
         workspace=choice.held_bytes,
+        rest=rest,
+        port=port,
+        loads=loads,
     )
 
 

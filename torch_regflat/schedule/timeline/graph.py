@@ -24,8 +24,8 @@ class Data:
 class Task:
     """A kernel: seconds on its engine after `launch_s`, what it reads and writes (data to bytes), its tile buffers.
 
-    While it runs, `workspace` bytes hold the tiles of what streams through it. `after` are tasks that have to end first
-    for other reasons than data.
+    While it runs, `workspace` bytes hold the tiles of what streams through it, and its own accesses take `port_s`
+    seconds of the port on chip. `after` are tasks that have to end first for other reasons than data.
     """
 
     core_s: float
@@ -35,6 +35,7 @@ class Task:
     launch_s: float = 0.0
     engine: int = 0
     after: tuple[int, ...] = ()
+    port_s: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -67,7 +68,7 @@ class Machine:
 
     `prefetch` and `overlap` can be turned off, to see what they are worth: without prefetch no load starts before its
     task may, without overlap a task loads, then computes, then stores, and nothing runs beside it. `window` is how many
-    tasks ahead of its own a load may start.
+    tasks ahead of its own a load may start. A second of loading takes `port` seconds of the on-chip port.
     """
 
     capacity: float
@@ -75,3 +76,4 @@ class Machine:
     prefetch: bool = True
     overlap: bool = True
     window: int = 32
+    port: float = 0.0

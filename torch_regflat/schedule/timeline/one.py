@@ -13,6 +13,7 @@ from .records import (
     DEPENDENCY,
     KERNEL,
     LAUNCH,
+    PORTS,
     WRITE_BACK,
     Placed,
     Stay,
@@ -52,6 +53,9 @@ class Placement:
         """When the channel could have begun to load ahead."""
         self.segments: list[Segment] = []
         self.due, self.late = self._late()
+        self.core = timing.core_s
+        self.ahead_s = self.late_ports = self.loaded_s
+        """What was loaded ahead, and how long that held up the tasks before."""
 
     def _late(self) -> tuple[float, float]:
         """When the last of what is loaded has been written outside, and which share of the loads that is."""
@@ -69,16 +73,29 @@ class Placement:
         go = self.start + timing.launch_s
         if owner.machine.prefetch and owner.machine.overlap:
             self._prefetch(go)
+            go = self._after_others(go)
         ahead = number(self.loaded_s / timing.load_s) * timing.load_bytes * self.streamed if timing.load_bytes else 0.0
         end, progress, stores, left = self._compute(go)
         placed = Placed(
             self.step.task, self.start, go, end, {}, max(timing.workspace, ahead), self.staged
         )
+        streamed = (timing.load_s - self.ahead_s) / timing.load_s if timing.load_s > 0.0 else 0.0
+        owner.ports.run(go, end, self.core * timing.busy(streamed))
         self._take_space(placed)
         self._record(placed, progress, stores, left)
         self._explain(placed)
         owner.done(self.step, placed, timing.engine)
         return placed
+
+    def _after_others(self, go: float) -> float:
+        """Wait for as long as the loads hold up the tasks before it, whose port they go through."""
+        self.ahead_s = self.loaded_s
+        self.late_ports = self.owner.ports.load(self.segments, self.timing.load_port)
+        if self.late_ports > 0.0:
+            held = number(self.loaded_s / self.timing.load_s) * self.timing.load_bytes
+            self.owner.space.add(held, self.start, self.start + self.late_ports)
+            self.start = self.start + self.late_ports
+        return go + self.late_ports
 
     def _prefetch(self, go: float) -> None:
         """Load ahead: where space frees up step by step, so much more at each step."""
@@ -118,8 +135,9 @@ class Placement:
     def _compute(self, go: float) -> tuple[float, list[Segment], list[Segment], float]:
         """End, progress (rates are shares of the task a second), segments of stores, and what is left of them."""
         owner, timing = self.owner, self.timing
-        left, core = timing.load_s - self.loaded_s, timing.core_s
+        left = timing.load_s - self.loaded_s
         left = left if left > timing.load_s * EPSILON else 0.0 * left
+        core = self.core = timing.core(left / timing.load_s if timing.load_s > 0.0 else 0.0)
         if not owner.machine.overlap:
             return self._one_after_the_other(go, left)
         streamed = timing.store_s * (1.0 - self._staged_share())
@@ -158,7 +176,7 @@ class Placement:
         taken, _ = channel.take(begin, left)
         self.segments += taken
         loaded = taken[-1].end if taken else go
-        computed = loaded + timing.core_s
+        computed = loaded + self.core
         stores, _ = channel.take(computed, timing.store_s)
         end = stores[-1].end if stores else computed
         return end, [], stores, 0.0 * end
@@ -217,10 +235,12 @@ class Placement:
             DEPENDENCY: self.ready - free,
             LAUNCH: placed.go_s - placed.start_s,
         }
-        before = placed.start_s - self.ready
+        waits[PORTS] = self.late_ports
+        alone = self.start - self.late_ports
+        before = alone - self.ready
         waits[CAPACITY] = waits[WRITE_BACK] = 0.0
-        waits[WRITE_BACK if self.late == 1.0 and self.start == self.due - timing.launch_s else CAPACITY] = before
-        during = placed.end_s - placed.go_s - timing.core_s
+        waits[WRITE_BACK if self.late == 1.0 and alone == self.due - timing.launch_s else CAPACITY] = before
+        during = placed.end_s - placed.go_s - self.core
         if during > 0.0 and self.first is not None and self.first < placed.go_s:
             # Bandwidth that was left over before it started had no room to load into; each second is blamed once.
             first = self.first if self.first > owner.blamed else owner.blamed

@@ -14,6 +14,7 @@ from .channel import Channel
 from .graph import Data, Machine
 from .one import Placement
 from .plan import Step
+from .ports import Ports
 from .records import KERNEL, Placed, Schedule, Stay, Timing, Transfer, latest
 from .space import Space
 
@@ -33,7 +34,7 @@ class Placer:
 
     def __init__(self, data: Mapping[int, Data], after: Sequence[tuple[int, ...]], machine: Machine) -> None:
         self.data, self.after, self.machine = data, after, machine
-        self.space, self.channel = Space(machine.capacity), Channel()
+        self.space, self.channel, self.ports = Space(machine.capacity), Channel(), Ports(machine.window)
         self.result = Schedule()
         self.ends: dict[int, float] = {}
         self.free: dict[int, float] = {}

@@ -10,11 +10,16 @@ from .channel import Segment
 
 BANDWIDTH, CAPACITY, WRITE_BACK, DEPENDENCY = "external bandwidth", "on-chip capacity", "write-back", "dependency"
 LAUNCH, STORES, AHEAD, KERNEL = "launch", "stores at the end", "look-ahead", "kernel"
+PORTS = "on-chip ports"
 
 
 @dataclass(frozen=True, slots=True)
 class Timing:
-    """What a task takes: seconds on its engine, of launch, and of the channel alone for loads, stores and evictions."""
+    """What a task takes: seconds on its engine, of launch, and of the channel alone for loads, stores and evictions.
+
+    As shares of `core_s`: `port` is how long the task itself keeps busy the on-chip port through which loads come, and
+    `loads` how long its loads do; `rest` is what everything else takes.
+    """
 
     core_s: float
     launch_s: float
@@ -25,6 +30,26 @@ class Timing:
     store_bytes: float
     workspace: float
     engine: int = 0
+    rest: float = 1.0
+    port: float = 0.0
+    loads: float = 0.0
+
+    def core(self, streamed: float) -> float:
+        """Seconds on its engine where this share of the loads comes while it runs, the others before."""
+        if not self.loads:
+            return self.core_s
+        port = self.port + self.loads * streamed
+        return self.core_s * (max(self.rest, port) / max(self.rest, self.port + self.loads))
+
+    def busy(self, streamed: float) -> float:
+        """For which share of these seconds the port is busy."""
+        port = self.port + self.loads * streamed
+        return port / max(self.rest, port) if port > 0.0 else 0.0
+
+    @property
+    def load_port(self) -> float:
+        """Seconds of the port that a second of the channel takes."""
+        return self.core_s / self.load_s * self.loads if self.loads else 0.0
 
 
 @dataclass(slots=True)

@@ -56,8 +56,10 @@ def timing(task: Task, step: Step, machine: Machine) -> Timing:
     """Seconds of one step at the machine's bandwidth."""
     loads, stores = sum(step.loads.values()), sum(step.stores.values())
     evicted = sum(size for _, size in step.evicted)
+    port = task.port_s + machine.port * loads / machine.bandwidth
+    core = max(task.core_s, port)
     return Timing(
-        task.core_s,
+        core,
         task.launch_s,
         loads / machine.bandwidth,
         stores / machine.bandwidth,
@@ -66,6 +68,9 @@ def timing(task: Task, step: Step, machine: Machine) -> Timing:
         stores,
         task.workspace,
         task.engine,
+        rest=task.core_s / core if core else 1.0,
+        port=task.port_s / core if core else 0.0,
+        loads=(port - task.port_s) / core if core else 0.0,
     )
 
 
