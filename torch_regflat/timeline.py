@@ -11,7 +11,8 @@ class KernelSpan:
 
     `waits_s` is for how long the engines had nothing to do before or during it, by cause: `launch`, `external
     bandwidth` (its loads or stores took longer than its arithmetic), `on-chip capacity` (they had no room to run
-    ahead), `write-back` (what it loads had to leave first).
+    ahead), `write-back` (what it loads had to leave first), `on-chip ports` (what it loads ahead took the port of the
+    kernels before it, and held them up).
     """
 
     name: str

@@ -90,8 +90,9 @@ class Placement:
     def _after_others(self, go: float) -> float:
         """Wait for as long as the loads hold up the tasks before it, whose port they go through."""
         self.ahead_s = self.loaded_s
-        self.late_ports = self.owner.ports.load(self.segments, self.timing.load_port)
-        if self.late_ports > 0.0:
+        done = self.owner.ports.load(self.segments, self.timing.load_port)
+        if done > self.start:
+            self.late_ports = done - self.start
             held = number(self.loaded_s / self.timing.load_s) * self.timing.load_bytes
             self.owner.space.add(held, self.start, self.start + self.late_ports)
             self.start = self.start + self.late_ports

@@ -6,7 +6,10 @@ from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from .channel import Segment
+from .channel import EPSILON, Segment
+
+_STEPS = 32
+"""In so many steps at most the end of a task that is held up moves on: each is shorter than the one before."""
 
 
 @dataclass(slots=True)
@@ -33,23 +36,38 @@ class Ports:
         self._running.append(_Running(start, end, end - start - busy))
 
     def load(self, segments: Sequence[Segment], seconds: float) -> float:
-        """Loads for a later task, a second of which takes so many seconds of the port: for how long they hold up the
-        tasks that run meanwhile."""
+        """Loads for a later task, a second of which takes so many seconds of the port: when the last task is done that
+        they hold up; 0 if they hold up none."""
         late = 0.0
         if not seconds:
             return late
-        for piece in segments:
-            for task in reversed(self._running):
-                if task.end <= piece.start:
-                    break
-                begin = task.start if task.start > piece.start else piece.start
-                end = task.end if task.end < piece.end else piece.end
-                if end > begin:
-                    late = late + self._take(task, (end - begin) * piece.rate * seconds)
-        return late
+        for task in reversed(self._running):
+            if not segments or task.end <= segments[0].start:
+                break
+            late = late + self._take(task, _beside(segments, task.start, task.end) * seconds)
+        more = late
+        for _ in range(_STEPS if late > 0.0 else 0):
+            # So much longer the last task runs, and finds the port taken by what is loaded meanwhile.
+            last = self._running[-1]
+            begin, last.end = last.end, last.end + more
+            more = _beside(segments, begin, last.end) * seconds
+            if not more > late * EPSILON:
+                break
+        return self._running[-1].end if late > 0.0 else 0.0
 
     def _take(self, task: _Running, wanted: float) -> float:
         """Take the port from a task; what is more than it leaves free."""
         left = task.free if task.free > 0.0 else 0.0 * task.free
         task.free = task.free - wanted
         return wanted - left if wanted > left else 0.0 * wanted
+
+
+def _beside(segments: Sequence[Segment], start: float, end: float) -> float:
+    """Seconds of the channel that transfers take between two times."""
+    total = 0.0
+    for piece in segments:
+        begin = start if start > piece.start else piece.start
+        finish = end if end < piece.end else piece.end
+        if finish > begin:
+            total = total + (finish - begin) * piece.rate
+    return total
