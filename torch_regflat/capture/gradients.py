@@ -393,6 +393,8 @@ class _PlanCopy:
             "storage": self._storages(meta["storage"]),
             "phase": meta["phase"],
         }
+        if "ranks" in meta:
+            copied.meta["ranks"] = meta["ranks"]
         first = self.plan.first.setdefault(node, copied)
         if first is not copied:
             copied.meta["template"] = first.meta.get("template", first)
