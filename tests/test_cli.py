@@ -20,6 +20,7 @@ from click.testing import CliRunner, Result
 
 from result_factory import result
 from torch_regflat import __version__, cli
+from torch_regflat.cli import running
 from torch_regflat.errors import CapacityError, ModelError
 from torch_regflat.report import json_
 
@@ -273,7 +274,7 @@ def test_models() -> None:
 
 
 def test_waiting_is_silent_without_a_terminal(capsys: pytest.CaptureFixture[str]) -> None:
-    with cli._waiting("x", quiet=False):
+    with running.waiting("x", quiet=False):
         pass
     assert capsys.readouterr().err == ""
 
@@ -287,8 +288,8 @@ def test_waiting_shows_itself_on_a_terminal(monkeypatch: pytest.MonkeyPatch) -> 
     for patience, quiet in ((0.0, False), (60.0, False), (0.0, True)):
         terminal = Terminal()
         monkeypatch.setattr(sys, "stderr", terminal)
-        monkeypatch.setattr(cli, "_PATIENCE_S", patience)
-        with cli._waiting("profiling m", quiet):
+        monkeypatch.setattr(running, "PATIENCE_S", patience)
+        with running.waiting("profiling m", quiet):
             time.sleep(0.2 if patience == 0 else 0)
         shown.append(terminal.getvalue())
     assert "profiling m, 00:00" in shown[0]

@@ -13,7 +13,8 @@ import pytest
 from click.testing import CliRunner, Result
 
 from result_factory import chip_result, layers, result
-from torch_regflat.cli import diff, main
+from torch_regflat.cli import main
+from torch_regflat.cli.diff import diff
 from torch_regflat.report.files import save
 
 ROOT = Path(__file__).parent.parent
