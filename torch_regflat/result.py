@@ -66,6 +66,8 @@ class KernelCost:
     """Of a training step: `forward`, `recompute`, `backward` or `optimizer`."""
     kind: str = ""
     """Class of kernel: product, experts, attention, convolution, reduction, pointwise or sequential."""
+    link_energy_j: float = 0.0
+    """What links to other chips take."""
     latency_low_s: float | None = None
     latency_high_s: float | None = None
     """Ends of the interval that `ChipResult.interval` describes; None where none is stated."""
@@ -73,7 +75,13 @@ class KernelCost:
     @property
     def energy_j(self) -> float:
         return math.fsum(
-            (*self.memory_energy_j.values(), self.compute_energy_j, self.static_energy_j, self.unattributed_energy_j)
+            (
+                *self.memory_energy_j.values(),
+                self.compute_energy_j,
+                self.static_energy_j,
+                self.unattributed_energy_j,
+                self.link_energy_j,
+            )
         )
 
 
@@ -106,6 +114,7 @@ class Total:
     kernels: int
     latency_low_s: float | None = None
     latency_high_s: float | None = None
+    link_energy_j: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -189,6 +198,7 @@ class Row:
     mapping: str = ""
     latency_low_s: float | None = None
     latency_high_s: float | None = None
+    link_energy_j: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -204,8 +214,37 @@ class ChipFigure:
 
 
 @dataclass(frozen=True, slots=True)
+class Parallel:
+    """A model divided among chips of one kind, and what a step costs on all of them.
+
+    A step is a whole batch: `micro_batches` go through the `stages` of a pipeline one after the other. `stages_s` is the
+    time of one micro-batch on each stage, `step_s` that of all on all, `bubble` the share of a step in which a chip
+    waits for others, `energy_j` what all `chips` take for a step, waiting included.
+    """
+
+    tp: int
+    ep: int
+    pp: int
+    dp: int
+    chips: int
+    micro_batches: int
+    stages_s: tuple[float, ...]
+    step_s: float
+    bubble: float
+    energy_j: float
+
+    def __str__(self) -> str:
+        degrees = [(name, getattr(self, name)) for name in ("tp", "ep", "pp", "dp")]
+        return " ".join(f"{name}{value}" for name, value in degrees if value > 1) or "tp1"
+
+
+@dataclass(frozen=True, slots=True)
 class ChipResult:
-    """Everything about one chip. `peaks_flops_per_s` are the dense peaks of the number formats of its kernels."""
+    """Everything about one chip. `peaks_flops_per_s` are the dense peaks of the number formats of its kernels.
+
+    Of a model that is divided among chips (`parallel`) kernels and total are those of one chip of each stage, in the
+    order in which a micro-batch passes them; `fit` is that of the fullest chip.
+    """
 
     chip: str
     title: str
@@ -223,6 +262,7 @@ class ChipResult:
     software_hash: str = ""
     peaks_flops_per_s: dict[str, float] = field(default_factory=dict)
     figures: tuple[ChipFigure, ...] = ()
+    parallel: Parallel | None = None
 
     def rows(self, by: GroupBy = "layer", expand: bool = False) -> list[Row]:
         """Sum the kernels into rows, in order of first appearance.
@@ -476,17 +516,19 @@ def _row(label: str, members: list[_Member], calls: int, result: ChipResult) -> 
     compute = charged(lambda k: k.compute_energy_j)
     static = charged(lambda k: k.static_energy_j)
     unattributed = charged(lambda k: k.unattributed_energy_j)
+    links = charged(lambda k: k.link_energy_j)
     total_s = result.total.latency_s
     low, high = ends(zip(kernels, shares, strict=True), result.interval)
     return Row(
         path=label,
         calls=calls,
         latency_s=latency,
-        energy_j=math.fsum((*memory.values(), compute, static, unattributed)),
+        energy_j=math.fsum((*memory.values(), compute, static, unattributed, links)),
         memory_energy_j=memory,
         compute_energy_j=compute,
         static_energy_j=static,
         unattributed_energy_j=unattributed,
+        link_energy_j=links,
         flops=sum(work.flops for work in works),
         executed_flops=math.fsum(work.executed_flops for work in works),
         traffic_bytes=_sum_dicts((k.traffic_bytes, s) for k, s in zip(kernels, shares, strict=True)),

@@ -103,7 +103,8 @@ class Plan:
             found["attention heads"] = getattr(self.config, "num_attention_heads", 1)
         if divided & {"k_proj", "qkv_proj", "query_key_value"}:
             heads = getattr(self.config, "num_key_value_heads", None)
-            found["key-value heads"] = heads if isinstance(heads, int) else 1 << 30
+            if isinstance(heads, int):
+                found["key-value heads"] = heads
         return found
 
     def apply(self) -> None:
@@ -143,20 +144,6 @@ class Plan:
             count = held.shape[0] // self.layout.ep
             module._parameters[parameter] = nn.Parameter(held.new_empty(count, *held.shape[1:]), requires_grad=False)
             module.num_experts = count
-
-
-def share_of_batch(batch: int, layout: Layout) -> tuple[int, tuple[str, ...]]:
-    """How many of `batch` sequences the fullest data-parallel group has, and what is to be said about it."""
-    if batch < layout.dp:
-        works = ", ".join(str(d) for d in divisors(layout.dp) if d <= batch)
-        raise InputError(
-            f"batch is {batch}, fewer than the dp = {layout.dp} groups of chips that take different sequences; "
-            f"use a batch of {layout.dp} or more, or a dp of {works}"
-        )
-    most = math.ceil(batch / layout.dp)
-    if batch % layout.dp == 0:
-        return most, ()
-    return most, (f"{batch} sequences over dp {layout.dp} are uneven; a chip of a group with {most} is shown",)
 
 
 def _check_divides(degree: str, value: int, counts: dict[str, int], name: str) -> None:

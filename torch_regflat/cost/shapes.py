@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from ..workload import Access, Kind, LoopNest, Operand, Role
+from ..workload import Access, Collective, Kind, LoopNest, Operand, Role
 
 if TYPE_CHECKING:
     from .problem import Problem
@@ -111,6 +111,8 @@ class KernelShape:
     apart_bytes: float = 0.0
     """External bytes that kernels before and after this one move for it, `apart_kernels` of them."""
     apart_kernels: float = 0
+    collective: Collective | None = None
+    """The exchange between chips that the kernel is; its streams are what it moves of this chip's memory."""
     rate_share: float = 1.0
     """Share of the rate of long products that the algorithm's own kernel sustains."""
 

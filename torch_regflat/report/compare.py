@@ -150,6 +150,8 @@ def lines_of(chips: Sequence[ChipResult]) -> list[Line]:
     ]
     if any(chip.total.unattributed_energy_j for chip in chips):
         lines.append(_amount(chips, "other energy", "J", lambda c: c.total.unattributed_energy_j))
+    if any(chip.total.link_energy_j for chip in chips):
+        lines.append(_amount(chips, "link energy", "J", lambda c: c.total.link_energy_j))
     lines += [
         _amount(chips, "dense peak", "FLOP/s", lambda c: c.peak_flops_per_s or None),
         _amount(chips, "average power", "W", _power),

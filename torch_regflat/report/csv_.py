@@ -18,6 +18,7 @@ _AFTER = (
     "compute_energy_j",
     "static_energy_j",
     "unattributed_energy_j",
+    "link_energy_j",
     "energy_j",
     "utilization",
     "bandwidth_utilization",

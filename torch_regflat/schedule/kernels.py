@@ -18,7 +18,7 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
-from ..workload import LoopNest, Operation, Workload, extended_caches
+from ..workload import Collective, LoopNest, Operation, Workload, extended_caches
 from .modes import GRAPH, Mode
 
 _LIBRARY = ("product", "convolution", "attention", "sequential")
@@ -40,8 +40,15 @@ class Kernel:
     @property
     def anchor(self) -> LoopNest | None:
         """The nest a library kernel runs; None for a kernel that only streams."""
+        if self.collective is not None:
+            return None
         nest = self.operations[0].nests[0]
         return nest if nest.kind in _LIBRARY and len(self.operations[0].nests) == 1 else None
+
+    @property
+    def collective(self) -> Collective | None:
+        """The exchange between chips that it is; such a kernel is that one operation."""
+        return self.operations[0].collective
 
     @property
     def path(self) -> str:
@@ -89,10 +96,11 @@ class _Fuser:
     def run(self) -> list[_Group]:
         for op in self.operations:
             home = self._home(op)
-            points = max(_points(nest) for nest in op.nests)
+            points = max((_points(nest) for nest in op.nests), default=0.0)
             if home is None:
                 home = len(self.groups)
-                self.groups.append(_Group([], points, any(nest.kind in _LIBRARY for nest in op.nests)))
+                library = op.collective is not None or any(nest.kind in _LIBRARY for nest in op.nests)
+                self.groups.append(_Group([], points, library))
             group = self.groups[home]
             group.operations.append(op)
             group.points = max(group.points, points) if not group.library else group.points
@@ -103,7 +111,7 @@ class _Fuser:
         return self.groups
 
     def _home(self, op: Operation) -> int | None:
-        if not op.modelled:
+        if not op.modelled or op.collective is not None:
             return None
         if op.phase == "optimizer" and self.groups and self.groups[-1].operations[0].target == op.target:
             return len(self.groups) - 1
@@ -119,6 +127,8 @@ class _Fuser:
         if any(self.toucher.get(t, home) > home for t in op.outputs):
             return None
         group = self.groups[home]
+        if group.operations[0].collective is not None:
+            return None
         joins = self._is_epilogue(op, group) if group.library else self._same_space(op, group)
         return home if joins else None
 
@@ -229,6 +239,9 @@ def _find_traffic(kernels: Sequence[Kernel], workload: Workload, copies_caches: 
         made: set[int] = set()
         for op in kernel.operations:
             extended = () if copies_caches else extended_caches(op, workload.tensors)
+            if op.collective is not None:
+                kernel.reads.update({t: float(workload.tensors[t].nbytes) for t in op.inputs})
+                kernel.writes.update({t: float(workload.tensors[t].nbytes) for t in op.outputs})
             _add_operands(kernel, op, made, extended)
             made.update(op.outputs)
         # A side output that nobody reads is still written; only what is read in here alone never leaves.

@@ -19,10 +19,9 @@ from ..timeline import KernelSpan, Timeline, TransferSpan
 from ..workload import Operation, Workload
 from .intervals import Ends, Intervals, Prices
 from .kernels import Kernel
-from .managed import rechosen
 from .mapper.found import Objective
 from .residency import Residency, cached, managed
-from .search import choose
+from .search import choose, rechosen
 from .select import Choice, Shuffle, bound_by
 from .shape import shape_of
 from .timeline.chip import Slot, schedule_of, slots_of, stalls_of
@@ -165,9 +164,9 @@ class _Maker:
             chip_hash=chip.hash,
             evidence=self.evidence,
             fit=job.fit,
-            total=_total(costs, chip, self.intervals.interval),
+            total=total_of(costs, chip, self.intervals.interval),
             coverage=coverage(job.workload),
-            levels=_levels(costs, chip),
+            levels=levels_of(costs, chip),
             kernels=costs,
             peak_flops_per_s=_peak(chip, main_dtype(job.workload)),
             interval=self.intervals.interval,
@@ -239,6 +238,7 @@ class _Pricer:
             compute_energy_j=choice.compute_energy_j,
             static_energy_j=self.chip.power.static.value * seconds,
             unattributed_energy_j=choice.unattributed_energy_j,
+            link_energy_j=choice.link_energy_j,
             utilization=min(known.ideal_s / seconds, 1.0) if seconds else 0.0,
             bandwidth_utilization=min(known.far_s / seconds, 1.0) if seconds else 0.0,
             bound_by=bound_by,
@@ -334,12 +334,14 @@ def _peaks(costs: Sequence[KernelCost], chip: Chip) -> dict[str, float]:
     return dict(sorted(peaks.items(), key=lambda item: (-item[1], item[0])))
 
 
-def _total(costs: Sequence[KernelCost], chip: Chip, interval: Interval) -> Total:
+def total_of(costs: Sequence[KernelCost], chip: Chip, interval: Interval) -> Total:
+    """The sums of kernels that run one after the other."""
     latency = math.fsum(c.latency_s for c in costs)
     memory = math.fsum(e for c in costs for e in c.memory_energy_j.values())
     compute = math.fsum(c.compute_energy_j for c in costs)
     static = math.fsum(c.static_energy_j for c in costs)
     extra = math.fsum(c.unattributed_energy_j for c in costs)
+    links = math.fsum(c.link_energy_j for c in costs)
     bound: dict[str, list[float]] = {}
     for cost in costs:
         bound.setdefault(cost.bound_by, []).append(cost.latency_s)
@@ -349,11 +351,12 @@ def _total(costs: Sequence[KernelCost], chip: Chip, interval: Interval) -> Total
     low, high = ends(((c, 1.0) for c in costs), interval)
     return Total(
         latency_s=latency,
-        energy_j=math.fsum((memory, compute, static, extra)),
+        energy_j=math.fsum((memory, compute, static, extra, links)),
         memory_energy_j=memory,
         compute_energy_j=compute,
         static_energy_j=static,
         unattributed_energy_j=extra,
+        link_energy_j=links,
         flops=sum(c.flops for c in costs),
         executed_flops=math.fsum(c.executed_flops for c in costs),
         vector_ops=math.fsum(c.vector_ops for c in costs),
@@ -366,7 +369,8 @@ def _total(costs: Sequence[KernelCost], chip: Chip, interval: Interval) -> Total
     )
 
 
-def _levels(costs: Sequence[KernelCost], chip: Chip) -> tuple[LevelCost, ...]:
+def levels_of(costs: Sequence[KernelCost], chip: Chip) -> tuple[LevelCost, ...]:
+    """Traffic and energy of each memory level."""
     return tuple(
         LevelCost(
             level.name,

@@ -61,12 +61,14 @@ class Choice:
     reason: str
     chosen: Mapping | None = None
     """The whole mapping, where memories are managed explicitly."""
+    link_energy_j: float = 0.0
+    """What the links between chips take."""
     held_bytes: float = 0.0
     """What its tiles take of the last memory on chip, where that is managed explicitly."""
 
     def measure(self, objective: Objective) -> float:
         """Seconds, joules or their product."""
-        parts = (self.compute_energy_j, self.unattributed_energy_j, self.static_energy_j)
+        parts = (self.compute_energy_j, self.unattributed_energy_j, self.static_energy_j, self.link_energy_j)
         joules = math.fsum((*self.level_energy_j, *parts))
         return {"latency": self.latency_s, "energy": joules, "edp": joules * self.latency_s}[objective]
 

@@ -146,8 +146,10 @@ class Sensitivity:
             for row, index in enumerate(group.members):
                 # The time line only adds and compares, so it takes tensors where it is given them.
                 seconds: dict[str, Any] = {name: t[row] for name, t in times.items()}
+                if self.distinct[index].collective is not None:  # links are no number of the chip's own
+                    seconds = {name: torch.tensor(getattr(self.choices[index], name)) for name in times}
                 timed[index] = replace(self.choices[index], **seconds)
-                dynamic[index] = joules[row]
+                dynamic[index] = joules[row] + self.choices[index].link_energy_j
         shares = [cast(Tensor, slot.share_s) for slot in self._slots([timed[row] for row in self.rows])]
         latency = torch.stack(shares).sum()
         energy = torch.stack(dynamic)[torch.tensor(self.rows)].sum() + latency * static.reshape(())

@@ -89,7 +89,7 @@ def _rows(chip: ChipResult, by: GroupBy, levels: list[str], texts: Texts) -> dic
         **{level: _column(rows, _of_level(level), _COARSE) for level in levels},
         "compute": _column(rows, lambda row: row.compute_energy_j, _COARSE),
         "static": _column(rows, lambda row: row.static_energy_j, _COARSE),
-        "other": _column(rows, lambda row: row.unattributed_energy_j, _COARSE),
+        "other": _column(rows, lambda row: row.unattributed_energy_j + row.link_energy_j, _COARSE),
     }
     return {**columns, "parts": parts}
 
