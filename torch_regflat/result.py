@@ -217,7 +217,7 @@ class ChipFigure:
 class Parallel:
     """A model divided among chips of one kind, and what a step costs on all of them.
 
-    A step is a whole batch: `micro_batches` go through the `stages` of a pipeline one after the other. `stages_s` is the
+    A step is a whole batch: `micro_batches` go through the stages of a pipeline one after the other. `stages_s` is the
     time of one micro-batch on each stage, `step_s` that of all on all, `bubble` the share of a step in which a chip
     waits for others, `energy_j` what all `chips` take for a step, waiting included.
     """

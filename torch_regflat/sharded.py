@@ -32,8 +32,8 @@ class Sharded:
 
 
 def split(workload: Workload, layout: Layout) -> Sharded:
-    """Divide a workload into `layout.pp` stages of as equal a number of repeated layers as can be, the first ones having
-    one more. What comes before the layers (the embedding) is in the first, what comes after in the last.
+    """Divide a workload into `layout.pp` stages of as equal a number of repeated layers as can be, the first having one
+    more. What comes before the layers (the embedding) is in the first, what comes after in the last.
 
     A tensor that another stage reads is sent to it once (`Operation.collective`), but for what was computed before the
     first layer (positions, masks): every stage that needs that computes it for itself. Raises `InputError` for more
@@ -97,8 +97,8 @@ class _Splitter:
         yield from map(self._workload, self.lists)
 
     def _placed(self) -> Iterator[tuple[Operation, int]]:
-        """Each operation with its stage: that of its layer, else of the operation before it; of a backward or an update,
-        else that of its module's forward.
+        """Each operation with its stage: that of its layer, else of the operation before it; of a backward or an
+        update, else that of its module's forward.
         """
         stage, self._is_early = 0, True
         of_path: dict[str, int] = {}

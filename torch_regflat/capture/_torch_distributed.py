@@ -81,7 +81,7 @@ def group_of(value: Any) -> Any:
     """The process group that an argument of an operator names: a group, a boxed one, or its name."""
     c10d = torch.distributed.distributed_c10d
     if isinstance(value, str):
-        return c10d._resolve_process_group(value)  # type: ignore[arg-type]
+        return c10d._resolve_process_group(value)  # type: ignore[attr-defined, arg-type]
     return torch.distributed.ProcessGroup.unbox(value) if isinstance(value, torch.ScriptObject) else value
 
 
@@ -115,8 +115,8 @@ def fake_ranks(count: int) -> Iterator[None]:
         found = dist.get_world_size()
         if found != count:
             raise InputError(
-                f"a process group of {found} ranks is initialized, and the layout has {count}; "
-                f"use a layout of {found} ranks a stage, or destroy the group first"
+                f"a process group of {found} ranks is initialized, and the layout has {count} chips; "
+                f"use a layout of {found} chips, or destroy the group first"
             )
         yield
         return

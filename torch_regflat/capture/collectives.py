@@ -1,7 +1,7 @@
 """Exchanges between ranks as they arrive at a recorder: nothing is sent, and the group's ranks are noted.
 
-Operators of `c10d` write into tensors without saying so and take objects that no graph can hold, so they are recorded as
-the functional collectives that do the same (`_c10d_functional`). These are recorded as they are.
+Operators of `c10d` write into tensors without saying so and take objects that no graph can hold, so they are recorded
+as the functional collectives that do the same (`_c10d_functional`). These are recorded as they are.
 """
 
 from __future__ import annotations

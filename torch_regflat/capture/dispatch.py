@@ -1,8 +1,8 @@
 """Experts divided among ranks: how their tokens get there and back.
 
-Which tokens go to which rank depends on values, which capture does not have. What is recorded is the expected case: of
-T tokens that pick k experts each, every one of `ep` ranks gets T·k/ep copies (rounded up, and at least one: a step waits
-for the ranks that have some).
+Which tokens go to which rank depends on values, which capture does not have. What is recorded is the expected case:
+of T tokens that pick k experts each, every one of `ep` ranks gets T·k/ep copies (rounded up, and at least one: a step
+waits for the ranks that have some).
 
 - All ranks have the same tokens (no data parallelism): each runs its experts on its share, and an all-reduce adds up.
 - Data-parallel groups have tokens of their own: an all-to-all takes the copies to their experts (dispatch), a second
@@ -68,7 +68,7 @@ def install(experts: nn.Module, groups: Groups) -> None:
     def divided(hidden: Tensor, chosen: Tensor, weights: Tensor) -> Tensor:
         return call(forward, groups, hidden, chosen, weights)
 
-    experts.forward = divided  # type: ignore[method-assign]
+    experts.forward = divided
 
 
 def _in_place(forward: Forward, groups: Groups, hidden: Tensor, chosen: Tensor, weights: Tensor) -> Tensor:

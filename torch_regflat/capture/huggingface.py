@@ -110,8 +110,8 @@ def prepare(
     """Build a model where need be and make the inputs of one phase; see `Prepared`.
 
     Lengths that are not given are 2048 tokens, or the model's positions where it has fewer. A module of the user's
-    own needs `example_inputs()`, or a factory that returns `(model, args[, kwargs])`. `divide` is called with the model and
-    its name before its inputs are made, and may change it; what it returns is said.
+    own needs `example_inputs()`, or a factory that returns `(model, args[, kwargs])`. `divide` is called with the
+    model and its name before its inputs are made, and may change it; what it returns is said.
     """
     if isinstance(model, nn.Module):
         if dtype is not None:

@@ -13,23 +13,26 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-import torch
 from torch import nn
 
 from ..errors import InputError
 from ..layout import Layout, divisors
 from . import state
-from ._torch_distributed import Mesh, fake_ranks, is_dtensor, local
+from ._torch_distributed import Mesh, fake_ranks, local
 from .dispatch import Groups, install
 
 ADDED_RULES: dict[str, dict[str, str]] = {
     "deepseek_v3": {
         f"layers.*.self_attn.{name}": style
-        for name, style in (("q_proj", "colwise"), ("q_b_proj", "colwise"), ("kv_b_proj", "colwise"), ("o_proj", "rowwise"))
+        for style, names in (("colwise", ("q_proj", "q_b_proj", "kv_b_proj")), ("rowwise", ("o_proj",)))
+        for name in names
     },
 }
 """By model_type, rules that transformers' own plan lacks: its DeepSeek-V3 leaves attention whole on every rank, while
 its DeepSeek-V3.2 has these, and every serving engine divides the heads."""
+
+WORTH_SAYING = 0.0005
+"""Share of the weight bytes from which on it is said that they stay whole; norms alone are less."""
 
 _TRAINING_ONLY = ("mla_kv_a_proj", "replicated_with_grad_allreduce")
 """Styles that do nothing to a forward but, the first, take its result apart and together again."""
@@ -83,16 +86,15 @@ class Plan:
             experts = "no expert-parallel plan (ep_plan) in transformers" if _experts(self.config) else "no experts"
             raise InputError(f"{name} has {experts}, so ep must be 1")
         if layout.ep > 1 and train:
-            raise InputError("training with experts divided among chips (ep) is not captured; use ep of 1, with tp or dp")
+            raise InputError("training with experts divided among chips is not captured; use an ep of 1")
         _check_divides("tp", layout.tp, self._heads(), name)
         if layout.ep > 1:
-            experts = {"experts": _experts(self.config)}
-            _check_divides("ep", layout.ep, experts, name)
+            _check_divides("ep", layout.ep, {"experts": _experts(self.config)}, name)
             same, tp = layout.expert_tp, layout.tp
             if layout.dp > 1 and tp % same and same % tp:
                 raise InputError(
-                    f"each expert would be divided among {same} chips (tp x dp / ep) and attention among tp = {tp}, and "
-                    f"neither divides the other; use ep of {tp * layout.dp} or {layout.dp}"
+                    f"each expert would be divided among {same} chips (tp x dp / ep) and attention among tp = {tp}, "
+                    f"and neither divides the other; use an ep of {tp * layout.dp} or {layout.dp}"
                 )
 
     def _heads(self) -> dict[str, int]:
@@ -161,7 +163,7 @@ def _rules(model: Any, name: str) -> dict[str, str]:
 
 
 def _text_config(model: Any) -> Any:
-    config = getattr(model, "config", None)
+    config: Any = getattr(model, "config", None)
     return config.get_text_config() if hasattr(config, "get_text_config") else config
 
 
@@ -187,17 +189,18 @@ def _weights(model: nn.Module) -> dict[str, int]:
 
 def _left_whole(model: nn.Module, before: dict[str, int], layout: Layout) -> tuple[str, ...]:
     """What every rank of a tensor-parallel group has in full, with its share of the model's weight bytes."""
-    total, shares = sum(before.values()), {}
+    total = sum(before.values())
+    shares: dict[str, int] = {}
     for name, parameter in model.named_parameters():
         whole = before.get(name, 0)
         held = local(parameter)
         if whole and held.numel() * held.dtype.itemsize >= whole:
             key = re.sub(r"\.\d+(?=\.)", ".*", name).rpartition(".")[0]
             shares[key] = shares.get(key, 0) + whole
-    if not shares:
+    rest = sum(shares.values()) / total if total else 0.0
+    if rest < WORTH_SAYING or layout.tp == 1:
         return ()
     ordered = sorted(shares.items(), key=lambda item: -item[1])
-    shown = [f"{key} {size / total:.2%}" for key, size in ordered if size / total >= 0.0005][:6]
-    rest = sum(shares.values()) / total
+    shown = [f"{key} {size / total:.2%}" for key, size in ordered if size / total >= WORTH_SAYING][:6]
     listed = f": {', '.join(shown)}" if shown else ""
     return (f"the plan leaves {rest:.2%} of weight bytes whole on every chip of a group of tp = {layout.tp}{listed}",)

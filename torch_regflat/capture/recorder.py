@@ -25,7 +25,8 @@ from ._torch_private import (
 )
 from .answers import Answers
 from .autocast import casting, casts_to
-from .collectives import ranks_in, record as record_exchange
+from .collectives import ranks_in
+from .collectives import record as record_exchange
 from .hints import Hints
 from .names import Names, attribute_name, readable, user_line
 from .repeats import Repeats

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
+
+if TYPE_CHECKING:
+    from ..layout import Layout
 
 PHASES = ("prefill", "decode", "encode", "forward", "train")
 MODES = ("eager", "compiled", "graph", "serving")
@@ -69,3 +72,29 @@ def model_options(command: Callable[..., Any]) -> Callable[..., Any]:
     ):
         command = option(command)
     return command
+
+
+def layout_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """The options that divide a model among chips."""
+    for option in reversed(_LAYOUT):
+        command = option(command)
+    return command
+
+
+def layout_of(options: dict[str, Any]) -> Layout | None:
+    """The layout that was asked for; None where no degree was given."""
+    from ..layout import Layout
+
+    degrees = {name: options[name] for name in ("tp", "ep", "pp", "dp") if options[name] is not None}
+    return Layout(**degrees) if degrees else None
+
+
+_LAYOUT = (
+    click.option("--tp", type=int, help="Divide each layer among so many chips (tensor parallel)."),
+    click.option("--ep", type=int, help="Divide the experts so many ways (expert parallel), over tp x dp chips."),
+    click.option("--pp", type=int, help="Divide the layers into so many stages (pipeline parallel)."),
+    click.option("--dp", type=int, help="Divide the batch among so many groups of tp chips (data parallel)."),
+    click.option(
+        "--micro-batches", type=int, default=1, show_default=True, help="In how many parts a batch passes the stages."
+    ),
+)

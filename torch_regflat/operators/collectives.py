@@ -40,10 +40,8 @@ def kind_of(target: Any) -> CollectiveKind | None:
 
 
 def collective_of(node: fx.Node, kind: CollectiveKind, inputs: Sequence[torch.Tensor]) -> Collective:
-    """The exchange of a node. `meta["ranks"]` are the ranks of its group; where it is missing the group is asked."""
-    ranks = node.meta.get("ranks")
-    if ranks is None:
-        ranks = _ask(node)
+    """The exchange of a node. `meta["ranks"]` are the ranks of its group, which capture notes."""
+    ranks = node.meta.get("ranks") or _counted(node)
     nbytes = sum(t.numel() * t.dtype.itemsize for t in inputs)
     return Collective(kind, float(nbytes), len(ranks), stride_of(ranks))
 
@@ -56,20 +54,15 @@ def stride_of(ranks: Sequence[int]) -> int:
     return gaps.pop() if len(gaps) == 1 else max(1, round((max(ranks) - min(ranks)) / (len(ranks) - 1)))
 
 
-def _ask(node: fx.Node) -> tuple[int, ...]:
+def _counted(node: fx.Node) -> tuple[int, ...]:
+    """Neighbouring ranks, as many as the operator itself says."""
     names = [argument.name for argument in node.target._schema.arguments]  # type: ignore[union-attr]
-    at = next((i for i, name in enumerate(names) if name in ("group_name", "group")), len(names))
-    group = node.args[at] if at < len(node.args) else node.kwargs.get("group_name")
-    try:
-        found = torch.distributed.distributed_c10d._resolve_process_group(group)  # type: ignore[arg-type]
-        return tuple(torch.distributed.get_process_group_ranks(found))
-    except Exception:
-        size = node.args[names.index("group_size")] if "group_size" in names else None
-        if isinstance(size, int):
-            return tuple(range(size))
+    size = node.args[names.index("group_size")] if "group_size" in names else None
+    if isinstance(size, int):
+        return tuple(range(size))
     raise InputError(
-        f"node {node.name} exchanges between ranks of the process group {group!r}, which does not exist (any more); "
-        "lower the graph while the group is there, or put its ranks into the node's meta['ranks']"
+        f"node {node.name} ({node.target}) exchanges between ranks, and the graph does not say which; "
+        "put the ranks of its group into the node's meta['ranks']"
     )
 
 

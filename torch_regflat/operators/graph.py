@@ -65,9 +65,10 @@ def path_of(node: fx.Node) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Routing:
-    """How many experts a token picks, of how many in all and how many tokens there are (0: those of the product)."""
+    """How many experts a token picks (None: not seen), of how many in all, and how many tokens there are (0: those of
+    the product)."""
 
-    per_token: int
+    per_token: int | None = None
     experts: int = 0
     tokens: int = 0
 

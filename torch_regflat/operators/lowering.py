@@ -17,7 +17,7 @@ from ..errors import InputError
 from ..workload import LoopNest, Operation, Role, Tensor, Workload, with_growing_caches
 from .calls import Lowered, lower_call, mutated_tensors, price
 from .collectives import collective_of, kind_of
-from .graph import input_nodes, path_of, role_of, routing, storage_ids, storages_of
+from .graph import Routing, input_nodes, path_of, role_of, routing, storage_ids, storages_of
 from .registry import Call, Facts, Signature, signature
 from .shapes import checked_skew, dtype_name, tensors_in
 
@@ -205,10 +205,8 @@ class _State:
             tokens = node.meta.get("gathered_tokens", 0)
             call.facts = Facts(expert_rows=node.meta["expert_rows"], gathered_tokens=tokens)
         elif "grouped_mm" in node.name:
-            found = routing(node)
-            per_token = None if found is None else found.per_token
-            of_all = {} if found is None else {"experts": found.experts, "tokens": found.tokens}
-            call.facts = Facts(per_token, self.routing_skew, **of_all)
+            known = routing(node) or Routing()
+            call.facts = Facts(known.per_token, self.routing_skew, experts=known.experts, tokens=known.tokens)
         elif "domain_fraction" in node.meta:
             call.facts = Facts(domain_fraction=node.meta["domain_fraction"])
         slots = {id(t): i for i, t in enumerate(call.inputs)}
