@@ -29,6 +29,11 @@ def _dtensor() -> type | None:
     return None if module is None else module.DTensor
 
 
+def can_have_dtensors() -> bool:
+    """Whether a DTensor can have been made: someone has imported them."""
+    return _dtensor() is not None
+
+
 def is_dtensor_type(kind: type) -> bool:
     """Whether tensors of this class are DTensors."""
     dtensor = _dtensor()
@@ -55,9 +60,12 @@ def with_local(tensor: Any, held: torch.Tensor) -> torch.Tensor:
 
 
 def is_placement(value: Any) -> bool:
-    """Whether a value says how one dimension of a mesh holds a tensor: such values are compared, not identified."""
-    module = sys.modules.get("torch.distributed.tensor")
-    return module is not None and isinstance(value, module.Placement)
+    """Whether a value says how tensors lie on a mesh, or is a mesh: such values are compared, not identified."""
+    tensor = sys.modules.get("torch.distributed.tensor")
+    mesh = sys.modules.get("torch.distributed.device_mesh")
+    return (tensor is not None and isinstance(value, tensor.Placement)) or (
+        mesh is not None and isinstance(value, mesh.DeviceMesh)
+    )
 
 
 def is_style(value: Any) -> bool:

@@ -117,7 +117,7 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         if func is _ATTENTION:
             out = _as_queries(out, values[0])
         elif func is _WAIT:
-            out = torch.ops.aten.alias.default(out)
+            out = torch.ops.aten.alias.default(values[0])
         if not info.writes and isinstance(out, torch.Tensor) and id(out) in self._node_of:
             return self.twins.user(out)  # it did nothing (`to` the same dtype, dropout in eval): no node
         self.append(func, info, node_args, node_kwargs, out)

@@ -30,7 +30,7 @@ from .record import no_collection, work_of
 from .recorder import Recorder
 from .repeats import Leak
 from .replaced import replaced
-from .twins import Twins
+from .stand_ins import StandIns
 from .updates import OPTIMIZERS, Updates
 
 aten = torch.ops.aten
@@ -217,7 +217,9 @@ class _Step:
         name = getattr(self.model, "__name__", type(self.model).__name__)
         try:
             with no_collection(), torch.inference_mode(False), torch.enable_grad():
-                stand_ins = StandIns(self.root, saved, options.train_mode)
+                stand_ins = StandIns(self.root, saved)
+                if options.train_mode and self.root is not None:
+                    self.root.train()
                 recorder = TrainingRecorder(
                     self.root, name, home, refused=refused, saved=saved, work=work_of, hints=options.hints
                 )
@@ -264,50 +266,3 @@ def total(output: Any) -> torch.Tensor:
         raise CaptureError("the output has no tensor that depends on a parameter, so there is no loss to differentiate")
     sums = [t.sum() for t in found]
     return sums[0] if len(sums) == 1 else torch.stack([s.float() for s in sums]).sum()
-
-
-class StandIns:
-    """Meta parameters in place of the model's own while a step is recorded, so that no gradient reaches those.
-
-    What is put into the modules' tables goes out again with `saved.restore()`.
-    """
-
-    def __init__(self, root: torch.nn.Module | None, saved: state.Saved, train_mode: bool) -> None:
-        self.parameters: list[torch.nn.Parameter] = []
-        self._own: dict[int, torch.Tensor] = {}
-        self._made: dict[int, torch.nn.Parameter] = {}
-        twins = Twins()
-        modules = list(root.modules()) if root is not None else []
-        for module in modules:
-            saved.module(module)
-        for module in modules:
-            for name, parameter in module._parameters.items():
-                if parameter is not None:
-                    module._parameters[name] = self._stand_in(parameter, twins)
-            for name, value in list(module.__dict__.items()):
-                if isinstance(value, list) and any(id(item) in self._made for item in value):
-                    module.__dict__[name] = [self._made.get(id(item), item) for item in value]
-                elif isinstance(value, torch.Tensor) and id(value) in self._made:
-                    module.__dict__[name] = self._made[id(value)]
-        if train_mode and root is not None:
-            root.train()
-
-    def _stand_in(self, parameter: torch.nn.Parameter, twins: Twins) -> torch.nn.Parameter:
-        made = self._made.get(id(parameter))
-        if made is None:
-            made = torch.nn.Parameter(twins.make(parameter), parameter.requires_grad)
-            self._made[id(parameter)] = made
-            self._own[id(made)] = parameter
-            self.parameters.append(made)
-        return made
-
-    def put_back(self, graph: GraphModule) -> GraphModule:
-        """Let the graph refer to the user's parameters."""
-        for node in graph.graph.nodes:
-            if node.op == "get_attr":
-                *path, name = str(node.target).split(".")
-                holder: Any = graph.get_submodule(".".join(path))
-                own = self._own.get(id(getattr(holder, name)))
-                if own is not None:
-                    setattr(holder, name, own)
-        return graph

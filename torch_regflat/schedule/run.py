@@ -420,6 +420,8 @@ def check_dtypes(kernels: Sequence[Kernel], chip: Chip) -> None:
 
 
 def _name(kernel: Kernel) -> str:
+    if kernel.collective is not None:
+        return kernel.collective.kind
     return "+".join(dict.fromkeys(_short(op.target) for op in kernel.operations))
 
 
