@@ -10,6 +10,7 @@ import torch
 import torch.distributed as dist
 from torch import nn
 from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor.parallel import (
     ColwiseParallel,
     PrepareModuleInput,
@@ -22,7 +23,9 @@ from torch.testing._internal.distributed.fake_pg import FakeStore
 
 import torch_regflat as regflat
 from torch_regflat.capture import capture
+from torch_regflat.capture.training import capture_training
 from torch_regflat.operators import workload
+from torch_regflat.schedule.fit import memory_of
 from torch_regflat.workload import Collective, Operation
 
 RANKS = 4
@@ -183,6 +186,65 @@ def test_profile_prices_the_links(mesh: Any) -> None:
     assert total.link_energy_j == pytest.approx(sum(kernel.link_energy_j for kernel in links))
     assert sum(row.energy_j for row in prof.chips[0].rows("layer")) == pytest.approx(total.energy_j)
     assert "links" in prof.table()
+
+
+def phases(graph: torch.fx.GraphModule, kind: str) -> list[tuple[str, float]]:
+    return [(op.phase, op.collective.nbytes) for op in workload(graph) if op.collective and op.collective.kind == kind]
+
+
+def test_tensor_parallel_training_reduces_forward_and_backward(mesh: Any) -> None:
+    graph = capture_training(tensor_parallel(net(), mesh), (X,))
+    size = X.numel() * 4.0
+    # The input of the first block needs no gradient, but its norm's parameters do.
+    assert phases(graph, "all_reduce") == [("forward", size)] * 3 + [("backward", size)] * 3
+    updated = [op for op in workload(graph) if op.path == "layers.1.up" and "adamw" in op.target]
+    assert [op.shapes.split()[0] for op in updated] == ["64x64", "64"]
+
+
+@pytest.mark.parametrize("device", ["meta", "cpu"])
+def test_fsdp_training_gathers_and_scatters(mesh: Any, device: str) -> None:
+    """Parameters of each block once forward and once backward, where they are gathered again; gradients once."""
+    model = fully_sharded(net(device), mesh)
+    block = sum(p.numel() for p in Block().parameters()) * 4.0
+    graph = capture_training(model, (torch.empty(2, 8, 64, device=device),))
+    assert phases(graph, "all_gather") == [("forward", block / RANKS)] * 3 + [("backward", block / RANKS)] * 3
+    assert phases(graph, "reduce_scatter") == [("backward", block)] * 3
+    work = workload(graph)
+    assert work.role_bytes("weight") == 3 * block / RANKS
+    assert all(op.modelled for op in work)
+    updated = sum(work.tensors[op.inputs[0]].nbytes for op in work if op.phase == "optimizer")
+    assert updated == 3 * block / RANKS
+    gathered = {t for op in work if "split_with_sizes_copy" in op.target for t in op.outputs}
+    assert all(gathered & set(op.inputs) for op in work if op.target == "aten.addmm.default")
+
+
+def test_fsdp_is_left_as_it_was(mesh: Any) -> None:
+    model = fully_sharded(net("cpu"), mesh)
+    first, second = (capture_training(model, (torch.empty(2, 8, 64),)) for _ in range(2))
+    assert [str(n.target) for n in first.graph.nodes] == [str(n.target) for n in second.graph.nodes]
+    model(torch.zeros(2, 8, 64)).sum().backward()
+    assert model.layers[0].up.weight.grad is not None
+
+
+def fully_sharded(model: Net, mesh: Any) -> Net:
+    for block in model.layers:
+        fully_shard(block, mesh=mesh["tp"])
+    return fully_shard(model, mesh=mesh["tp"])
+
+
+def test_fsdp_inference(mesh: Any) -> None:
+    graph = capture(fully_sharded(net(), mesh), (X,))
+    assert [exchange.kind for _, exchange in exchanges(graph)] == ["all_gather"] * 3
+
+
+def test_fsdp_needs_no_more_memory_than_a_few_blocks(mesh: Any) -> None:
+    """A block that was gathered is let go after its forward."""
+    with torch.device("meta"):
+        model = fully_sharded(Net(12), mesh)
+    block = sum(p.numel() for p in Block().parameters()) * 4
+    memory = memory_of(workload(capture_training(model, (X,), optimizer=None)))
+    assert memory.weights == 12 * block // RANKS
+    assert memory.peak < 8 * block
 
 
 def test_waiting_is_a_view(mesh: Any) -> None:

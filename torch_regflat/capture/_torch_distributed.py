@@ -85,6 +85,24 @@ def tracing_collectives() -> tuple[Any, str] | None:
     return None if module is None else (module, "_are_we_tracing")
 
 
+def fsdp_check() -> tuple[Any, str] | None:
+    """Owner and name of the method of FSDP2 that refuses parameters on meta."""
+    module = sys.modules.get("torch.distributed.fsdp._fully_shard._fsdp_param_group")
+    return None if module is None else (module.FSDPParamGroup, "_validate_no_meta_params")
+
+
+def fsdp_objects(module: torch.nn.Module) -> list[Any]:
+    """What FSDP2 keeps of a module that was given to `fully_shard`: its state, its groups of parameters, these."""
+    find = getattr(module, "_get_fsdp_state", None)
+    if find is None:
+        return []
+    held = find()
+    single = getattr(held, "_fsdp_param_group", None)
+    groups = list(getattr(held, "_fsdp_param_groups", None) or ([] if single is None else [single]))
+    parameters = [parameter for group in groups for parameter in group.fsdp_params]
+    return [held, held._state_ctx, held._comm_ctx, *groups, *parameters]
+
+
 def group_of(value: Any) -> Any:
     """The process group that an argument of an operator names: a group, a boxed one, or its name."""
     c10d = torch.distributed.distributed_c10d

@@ -23,7 +23,7 @@ from torch.utils._python_dispatch import TorchDispatchMode as TorchDispatchMode
 
 from ..errors import CaptureError
 from ..operators.recurrent import CELLS, rnn_shapes
-from ._torch_distributed import NAMESPACES, tracing_collectives
+from ._torch_distributed import NAMESPACES, fsdp_check, tracing_collectives
 
 _lock = threading.Lock()
 _implemented: dict[str, tuple[torch.library.Library, int]] = {}
@@ -447,6 +447,9 @@ def _install() -> None:
     collectives = tracing_collectives()
     if collectives is not None:
         _replace(*collectives, _waits_at_once)
+    check = fsdp_check()
+    if check is not None:
+        _replace(*check, _unless_recording)
 
 
 def active_autocast() -> torch.dtype | None:

@@ -48,6 +48,12 @@ class Names:
         """Whether a tensor is a parameter, or what this rank holds of one."""
         return isinstance(tensor, torch.nn.Parameter) or id(tensor) in self._shards
 
+    def also(self, tensor: torch.Tensor, shard: torch.Tensor) -> None:
+        """Say that a tensor is another view of what this rank holds of a parameter."""
+        if id(shard) in self._tensors:
+            self._tensors[id(tensor)] = self._tensors[id(shard)]
+            self._shards.add(id(tensor))
+
     def add(self, module: torch.nn.Module, path: str) -> list[torch.nn.Module]:
         """Name a module and everything below it; returns those that are new."""
         pending, new = [(path, module)], []

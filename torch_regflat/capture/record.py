@@ -129,6 +129,8 @@ class _Run:
         home = home_device(self.root, (self.args, self.kwargs))
         stand_ins = StandIns(self.root, saved, sharded=True) if has_shards(self.root) else None
         recorder = Recorder(self.root, name, home, repeats=repeats, saved=saved, work=work_of, hints=self.hints)
+        for view, shard in stand_ins.views if stand_ins is not None else ():
+            recorder.names.also(view, shard)
         given.state((self.args, self.kwargs, self.kv_cache))
         finished = False
         try:

@@ -284,7 +284,20 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     def node(self, tensor: torch.Tensor) -> Node:
         """The node that made this tensor last; a tensor met for the first time becomes an attribute of the graph."""
-        return self.known(tensor) or (self.repeats and self.repeats.unseal(tensor)) or self.attribute(tensor)
+        found = self.known(tensor) or (self.repeats and self.repeats.unseal(tensor))
+        return found or self._view_of_known(tensor) or self.attribute(tensor)
+
+    def _view_of_known(self, tensor: torch.Tensor) -> Node | None:
+        """A view of recorded memory that no operator made, as FSDP makes parameters of what it gathered."""
+        number = self.twins.made(tensor)
+        made = (node for node in reversed(self.nodes) if number is not None and node.meta["storage"] == number)
+        newest = next(made, None)
+        if newest is None:
+            return None
+        view = torch.ops.aten.as_strided.default
+        args = (newest, list(tensor.size()), list(tensor.stride()), tensor.storage_offset())
+        self.twins.keep.append(tensor)
+        return self.append(view, op_info(view), args, {}, tensor)
 
     def twin(self, tensor: torch.Tensor) -> torch.Tensor:
         """The meta twin of a tensor that has a node; itself if it was made while recording."""

@@ -20,6 +20,7 @@ from torch.utils import _pytree as pytree
 
 from ..errors import CaptureError, InputError, near
 from . import state
+from ._torch_distributed import is_dtensor_type
 from ._torch_private import active_autocast, autograd_node, intercepted, next_sequence_number
 from .autocast import casting
 from .fused import fused_operators
@@ -116,7 +117,9 @@ class TrainingRecorder(Recorder):  # type: ignore[no-untyped-call]
             self.repeats = GradientRepeats(self, refused)
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if func is aten.detach.default:
+        if types and any(map(is_dtensor_type, types)):
+            return self.sharded(func, args, kwargs or {})
+        if func is aten.detach.default and (not self.unwrapping or self.concerns(args, ())):
             return self._alias(args[0])
         if self.phase == "backward" and func in (aten.new_empty_strided.default, aten.copy_.default):
             kept = self._kept_gradient(func, args)
@@ -223,6 +226,8 @@ class _Step:
                 recorder = TrainingRecorder(
                     self.root, name, home, refused=refused, saved=saved, work=work_of, hints=options.hints
                 )
+                for view, shard in stand_ins.views:
+                    recorder.names.also(view, shard)
                 args, kwargs = Inputs(recorder, self.model, ()).add(self.args, self.kwargs)
                 with casting(options.autocast), replaced(), intercepted(recorder), fused_operators(), recorder:
                     loss = self._run(recorder, args, kwargs)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from ..operators import optimizers as _optimizers  # defines the operators with master weights
+from ._torch_distributed import local
 from ._torch_private import op_info
 
 if TYPE_CHECKING:
@@ -45,16 +46,16 @@ class Updates:
 
     def _node(self, part: str, parameter: torch.nn.Parameter, name: str, master: bool) -> Any:
         if part == "parameter":
-            return self.recorder.node(parameter)
+            return self.recorder.node(local(parameter))
         if part == "gradient":
             assert parameter.grad is not None
-            return self.recorder.node(parameter.grad)
+            return self.recorder.node(local(parameter.grad))
         with self.recorder.paused():
             if part == "step":
                 tensor = torch.zeros((), dtype=torch.float32, device="meta")
             else:
                 dtype = torch.float32 if master else parameter.dtype
-                tensor = torch.empty_like(parameter, requires_grad=False, dtype=dtype)
+                tensor = torch.empty_like(local(parameter), requires_grad=False, dtype=dtype)
         return self.recorder.attribute(tensor, f"optimizer.{name}.{part}")
 
 

@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
-
-if TYPE_CHECKING:
-    from ..layout import Layout
 
 PHASES = ("prefill", "decode", "encode", "forward", "train")
 MODES = ("eager", "compiled", "graph", "serving")
@@ -81,12 +78,14 @@ def layout_options(command: Callable[..., Any]) -> Callable[..., Any]:
     return command
 
 
-def layout_of(options: dict[str, Any]) -> Layout | None:
-    """The layout that was asked for; None where no degree was given."""
+def layout_of(options: dict[str, Any]) -> dict[str, Any]:
+    """What `profile_model` is told of the layout that was asked for; nothing where there was none."""
     from ..layout import Layout
 
     degrees = {name: options[name] for name in ("tp", "ep", "pp", "dp") if options[name] is not None}
-    return Layout(**degrees) if degrees else None
+    if not degrees and options["micro_batches"] == 1:
+        return {}
+    return {"layout": Layout(**degrees), "micro_batches": options["micro_batches"]}
 
 
 _LAYOUT = (

@@ -126,7 +126,6 @@ def profile_phase(model: str, phase: str | None, options: dict[str, Any]) -> Pro
         autocast=options["autocast"] if of_training else None,
         master_weights=options["master_weights"] and of_training,
         strict=options["strict"],
-        layout=layout_of(options),
-        micro_batches=options["micro_batches"],
         trust_remote_code=options["trust_remote_code"],
+        **layout_of(options),
     )

@@ -15,7 +15,8 @@ from torch import fx
 
 from ..errors import InputError
 from ..workload import Collective, CollectiveKind
-from .registry import Call, operator
+from .registry import Call, Nests, operator
+from .shapes import flat, tensors_in
 
 KINDS: dict[str, CollectiveKind] = {
     "all_reduce": "all_reduce",
@@ -72,3 +73,30 @@ def wait(call: Call) -> None:
     return None
 
 
+
+
+# FSDP2 gathers shards of many parameters at once: it copies them together before, and apart afterwards.
+
+
+def writes_unsaid(target: Any) -> bool:
+    """Whether an operator writes into a tensor without its schema saying so."""
+    schema = getattr(target, "_schema", None)
+    return schema is not None and schema.name == "fsdp::all_gather_copy_in"
+
+
+@operator("fsdp::all_gather_copy_in")
+def copy_in(call: Call) -> Nests:
+    """Shards side by side into the part of the gathered tensor that is this rank's own."""
+    return flat(call, tensors_in(call.args[0]), call.out[:1])
+
+
+@operator("fsdp::split_with_sizes_copy", "fsdp::chunk_cat")
+def copy_out(call: Call) -> Nests:
+    """Gathered parameters apart; gradients together, in the order of the ranks that get them."""
+    return flat(call, call.inputs, call.out)
+
+
+@operator("fsdp::copy_")
+def copy_into(call: Call) -> Nests:
+    """One tensor into another."""
+    return flat(call, call.inputs[1:], call.out)

@@ -16,7 +16,7 @@ from torch.fx.passes.infra.pass_base import PassBase, PassResult
 from ..errors import InputError
 from ..workload import LoopNest, Operation, Role, Tensor, Workload, with_growing_caches
 from .calls import Lowered, lower_call, mutated_tensors, price
-from .collectives import collective_of, kind_of
+from .collectives import collective_of, kind_of, writes_unsaid
 from .graph import Routing, input_nodes, path_of, role_of, routing, storage_ids, storages_of
 from .registry import Call, Facts, Signature, signature
 from .shapes import checked_skew, dtype_name, tensors_in
@@ -115,12 +115,17 @@ class _State:
         kwargs = {k: fx.node.map_arg(v, values.__getitem__) for k, v in node.kwargs.items() if k not in known.outs}
         written = storages_of(node, self._new_storage)
         outs = tensors_in(node.meta.get("val"))
+        if known.outs and not outs:  # it returns nothing, and writes what it was given for its results
+            filled = [node.kwargs[name] for name in known.outs if name in node.kwargs]
+            outs = tensors_in(fx.node.map_arg(filled, values.__getitem__))
+            written = [places[id(t)][1] for t in outs]
         returned: list[int] = []
         order = [k for k, (_, s) in places.items() if node.target is not operator.getitem or s in written]
         given = [places[key][1] for key in order]
         nests: tuple[LoopNest, ...] = ()
         modelled = True
         is_view = not known.mutated and bool(written) and all(s in given for s in written)
+        is_view = is_view and not writes_unsaid(node.target) and not known.outs
         kind, collective = kind_of(node.target), None
         if kind is not None:
             call = Call(node.target, args, kwargs, outs)
