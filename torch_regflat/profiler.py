@@ -369,6 +369,7 @@ def capture_model(
 ) -> Captured:
     """A model in one phase as kernels, before any chip; the options are those of `profile_model`."""
     from .capture.huggingface import prepare
+    from .capture.parallel import divided, gradient_group
 
     changes = _Changes(weights=weights, activations=activations, routing_skew=checked_skew(routing_skew)).checked()
     executed = modes.named(mode)
@@ -378,8 +379,6 @@ def capture_model(
         def divide(model: nn.Module, name: str) -> tuple[str, ...]:
             if layout is None:
                 return ()
-            from .capture.parallel import divided
-
             return uneven + stack.enter_context(divided(model, layout, name, phase == "train"))
 
         ready = prepare(
@@ -407,6 +406,7 @@ def capture_model(
                 autocast=autocast,
                 master_weights=master_weights,
                 hints=hints,
+                average_over=None if layout is None else gradient_group(layout),
             )
             notes += _training_notes(optimizer, autocast, master_weights)
         elif autocast is not None or master_weights:

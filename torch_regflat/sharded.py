@@ -53,14 +53,15 @@ def split(workload: Workload, layout: Layout) -> Sharded:
     return Sharded(layout, tuple(_Splitter(workload, layout, stage_of).run()), tuple(counts))
 
 
-def _unit(path: str) -> tuple[str, str] | None:
+def unit_of(path: str) -> tuple[str, str] | None:
+    """The repeated layer that a module belongs to, as (container, index): the outermost numbered one."""
     found = _UNIT.match(path)
     return None if found is None else (found[1], found[2])
 
 
 def _units(workload: Workload) -> list[tuple[str, str]]:
     """The repeated layers, as (container, index), in the order in which they run first."""
-    found = dict.fromkeys(unit for op in workload if (unit := _unit(op.path)) is not None)
+    found = dict.fromkeys(unit for op in workload if (unit := unit_of(op.path)) is not None)
     sizes: dict[str, int] = {}
     for container, _ in found:
         sizes[container] = sizes.get(container, 0) + 1
@@ -90,7 +91,7 @@ class _Splitter:
             self.lists[stage].append(op)
             if self._is_early:
                 self.before.append(op)
-            for tensor in op.outputs:
+            for tensor in () if op.is_view else op.outputs:
                 self.home[tensor] = None if self._is_early else stage
                 for has in self.has:
                     has.discard(tensor)
@@ -103,7 +104,7 @@ class _Splitter:
         stage, self._is_early = 0, True
         of_path: dict[str, int] = {}
         for op in self.workload:
-            unit = _unit(op.path)
+            unit = unit_of(op.path)
             if unit in self.stage_of:
                 stage, self._is_early = self.stage_of[unit], False
             elif op.phase in ("", "forward"):

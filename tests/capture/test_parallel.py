@@ -161,6 +161,33 @@ def test_experts_that_are_hit_are_those_of_all_tokens() -> None:
     assert read[1] * 2 == pytest.approx(read[0])
 
 
+@pytest.mark.parametrize("kind", ["dense", "latent attention"])
+def test_training_is_divided_like_inference(kind: str) -> None:
+    layout = Layout(tp=2, dp=2)
+    whole, own = (flops_by_path(captured(kind, chosen, phase="train").workload) for chosen in (None, layout))
+    assert whole.keys() == own.keys()
+    for path, flops in own.items():
+        ranks = layout.dp if is_whole(path) else layout.tp * layout.dp
+        assert flops * ranks == whole[path], path
+
+
+def test_data_parallel_training_averages_every_gradient_once() -> None:
+    work = captured("dense", Layout(tp=2, dp=2), phase="train").workload
+    averaged = [op for op in work if op.collective and op.phase == "optimizer"]
+    updated = sum(work.tensors[op.inputs[0]].nbytes for op in work if "adamw" in op.target)
+    assert sum(op.collective.nbytes for op in averaged if op.collective) == updated
+    assert {(op.collective.ranks, op.collective.stride) for op in averaged if op.collective} == {(2, 2)}
+    assert len(averaged) == 3 + 2  # one a layer, one before and one after
+
+
+def test_tensor_parallel_training_reduces_forward_and_backward() -> None:
+    """Forward twice a layer. Backward, as transformers has it, each product whose input is whole gives a part of that
+    input's gradient: queries, keys, values, gate and up."""
+    work = captured("dense", Layout(tp=2), phase="train", optimizer=None).workload
+    found = Counter(op.phase for op in work if op.collective and op.path.startswith("model.layers.1."))
+    assert found == {"forward": 2, "backward": 5}
+
+
 def test_a_process_group_is_there_only_meanwhile() -> None:
     captured("dense", Layout(tp=2))
     assert not dist.is_initialized()

@@ -1,4 +1,4 @@
-"""Modules that users have divided themselves, with DTensor or with collectives of their own, are recorded as they are."""
+"""Modules that users have divided themselves, with DTensor or collectives of their own, are recorded as they are."""
 
 from __future__ import annotations
 

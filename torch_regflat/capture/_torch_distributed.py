@@ -59,6 +59,14 @@ def with_local(tensor: Any, held: torch.Tensor) -> torch.Tensor:
     return made
 
 
+def respread(tensor: Any, like: Any) -> torch.Tensor:
+    """A DTensor spread as another one is."""
+    if tensor.placements == like.placements:
+        return tensor  # type: ignore[no-any-return]
+    made: torch.Tensor = tensor.redistribute(placements=like.placements)
+    return made
+
+
 def is_placement(value: Any) -> bool:
     """Whether a value says how tensors lie on a mesh, or is a mesh: such values are compared, not identified."""
     tensor = sys.modules.get("torch.distributed.tensor")

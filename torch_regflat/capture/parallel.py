@@ -44,7 +44,7 @@ def divided(model: nn.Module, layout: Layout, name: str, train: bool = False) ->
 
     Raises `InputError` for degrees that do not divide the model, naming the nearest that do.
     """
-    if layout.tp == layout.ep == 1:
+    if layout.tp == layout.ep == 1 and not (train and layout.dp > 1):
         yield ()
         return
     plan = Plan(model, layout, name, train)
@@ -58,6 +58,11 @@ def divided(model: nn.Module, layout: Layout, name: str, train: bool = False) ->
             yield _left_whole(model, whole, layout)
         finally:
             saved.restore()
+
+
+def gradient_group(layout: Layout) -> str | None:
+    """The name of the group whose ranks average their gradients; None where there is one such rank."""
+    return Mesh((layout.pp, layout.dp, layout.tp)).group(1) if layout.dp > 1 else None
 
 
 class Plan:

@@ -63,6 +63,7 @@ def capture_training(
     master_weights: bool = False,
     hints: Hints | None = None,
     repeats: bool = True,
+    average_over: str | None = None,
 ) -> GraphModule:
     """Record forward, backward and optimizer step of `model(*args, **kwargs)` as one fx graph of ATen operators.
 
@@ -70,6 +71,7 @@ def capture_training(
     one, else the sum of its floating-point outputs. With `train_mode`, modules are in training mode meanwhile. With
     `autocast` (`bfloat16` or `float16`) forward and loss run as under `torch.autocast`. With `master_weights` the
     optimizer keeps a float32 copy of parameters of fewer bits, and its state in float32. `hints` are as of `capture`.
+    `average_over` names a process group whose ranks average their gradients before the update (data parallel).
     The output of the graph is the loss and the gradients of the parameters in order. Nothing of the model is changed.
     """
     if optimizer is not None and optimizer not in OPTIMIZERS:
@@ -82,7 +84,7 @@ def capture_training(
     lowered = _autocast_dtype(autocast)
     if not callable(model):
         raise CaptureError(f"a {type(model).__name__} cannot be captured; pass a module or a function")
-    options = _Options(optimizer, loss, train_mode, lowered, master_weights, hints)
+    options = _Options(optimizer, loss, train_mode, lowered, master_weights, hints, average_over)
     step = _Step(model, args, kwargs or {}, options)
     refused: set[Hashable] = set()
     while repeats and len(refused) < MAX_REFUSED:
@@ -202,6 +204,7 @@ class _Options:
     autocast: torch.dtype | None
     master_weights: bool
     hints: Hints | None
+    average_over: str | None = None
 
 
 class _Step:
@@ -231,8 +234,10 @@ class _Step:
                 args, kwargs = Inputs(recorder, self.model, ()).add(self.args, self.kwargs)
                 with casting(options.autocast), replaced(), intercepted(recorder), fused_operators(), recorder:
                     loss = self._run(recorder, args, kwargs)
+                    recorder.phase = "optimizer"
+                    with torch.no_grad():
+                        updates = Updates(recorder, stand_ins.parameters, options.master_weights, options.average_over)
                 with torch.no_grad():
-                    updates = Updates(recorder, stand_ins.parameters, options.master_weights)
                     gradients = updates.record(options.optimizer)
                 if isinstance(recorder.repeats, GradientRepeats):
                     recorder.repeats.drop_plans()
