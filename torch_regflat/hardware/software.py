@@ -188,25 +188,23 @@ class Protocol(Frozen):
     fill: Filled
 
 
-class Exchanging(Frozen):
-    """One kernel that exchanges without a protocol's buffers: `start` before its first hop (beside the protocols' own
-    where the switch does the work), `hop` and `fill` as of a `Protocol`, `rate` as a share of the link's bandwidth."""
+class ExchangeKernel(Protocol):
+    """One kernel that exchanges without a protocol's buffers, with its own `start` before the first hop; where the switch
+    does the work, that comes on top of the start of other collectives."""
 
     start: Duration
-    hop: Positive
-    rate: Efficiency
-    fill: Filled
 
 
 class Collectives(Frozen):
     """What a library's collectives lose on the links.
 
     - `start`: what its kernel needs before the first hop, launch apart, where the chip's file does not say
-    - `link_rate`, `host_pair_rate`, `host_rate`, `fabric_rate`: share of the bandwidth that long messages get over
-      links of their own; between two chips over their host; among more over hosts; over a network of switches
+    - `link_rate`, `host_pair_rate`, `host_rate`, `fabric_rate`: share of the bandwidth that long messages get over links
+      of their own; between two chips over their host; among more over hosts; over a network of switches. What a protocol
+      or a kernel gets is its `rate` times that
     - `own_copy`: what a rank keeps of a message takes this share of the time that sending it would
     - `protocols`: ways to hand messages over, of which the fastest is taken
-    - `in_network`: reductions by the switch; `direct`: kernels that read their peers' memory; without them there are none
+    - `in_network`: reductions by the switch; `direct`: kernels that read their peers' memory; none without them
     """
 
     start: Duration
@@ -216,8 +214,8 @@ class Collectives(Frozen):
     fabric_rate: Efficiency
     own_copy: Share
     protocols: dict[str, Protocol] = Field(min_length=1)
-    in_network: Exchanging | None = None
-    direct: Exchanging | None = None
+    in_network: ExchangeKernel | None = None
+    direct: ExchangeKernel | None = None
 
 
 class Software(Frozen):

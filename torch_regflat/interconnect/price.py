@@ -7,10 +7,10 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from ..errors import InputError
-from ..hardware.chip import Chip, Interconnect
-from ..hardware.software import Collectives, Software, collectives_of
+from ..hardware.chip import Chip
+from ..hardware.software import Collectives, Protocol, Software, collectives_of
 from ..workload import Collective
-from .algorithms import Leg, Way, message, ways
+from .algorithms import Leg, Way, ways
 from .tiers import Tier, tiers
 from .topology import traversals, usable
 
@@ -21,26 +21,35 @@ BITS = 8.0
 class Exchange:
     """A collective as it is run, as one of its chips sees it.
 
-    `seconds` from the start of its kernel, launch apart; `joules` of the links, for what this chip sends; `level` is
-    the interconnect that takes longest, `algorithm` how the library runs it; `sent_bytes` leave the chip, by level.
+    `start_s` is until the first message leaves, launch apart, `hops_s` the messages that wait for one another, and
+    `moving_s` the bytes on the busiest link; they follow one another. `level` is the interconnect that takes longest,
+    `algorithm` how the library runs it. `sent_bytes` leave this chip, by level, and cost `energy_j` on the links.
     """
 
-    seconds: float
-    joules: float
+    start_s: float
+    hops_s: float
+    moving_s: float
     level: str
     algorithm: str
     sent_bytes: dict[str, float]
+    energy_j: dict[str, float]
 
     @property
-    def bytes_per_s(self) -> float:
-        """What leaves the chip a second, over all levels."""
-        return math.fsum(self.sent_bytes.values()) / self.seconds if self.seconds else 0.0
+    def seconds(self) -> float:
+        """From the start of its kernel to its end."""
+        return self.start_s + self.hops_s + self.moving_s
+
+    @property
+    def joules(self) -> float:
+        return math.fsum(self.energy_j.values())
 
 
-NOTHING = Exchange(0.0, 0.0, "", "none", {})
+NOTHING = Exchange(0.0, 0.0, 0.0, "", "none", {}, {})
 
 
-def price(chip: Chip, collective: Collective, software: Software | None = None, others: Sequence[Chip] = ()) -> Exchange:
+def price(
+    chip: Chip, collective: Collective, software: Software | None = None, others: Sequence[Chip] = ()
+) -> Exchange:
     """What a collective takes on chips of this kind: the fastest algorithm that `software` (the chip's own) has.
 
     Raises `InputError` for sizes that make no sense, and where the chip does not reach so many (naming those of
@@ -64,50 +73,65 @@ def _check(collective: Collective) -> None:
         raise InputError(f"a send has {collective.ranks} ranks; it has two")
 
 
+def bound_s(chip: Chip, collective: Collective, others: Sequence[Chip] = ()) -> float:
+    """Seconds that the bytes of the best algorithm need at the datasheet bandwidth of the links, and nothing else."""
+    _check(collective)
+    found = tiers(chip, collective, others)
+    return min(
+        (max(leg.size / leg.tier.level.bandwidth.value for leg in way.legs) for way in ways(collective, found)),
+        default=0.0,
+    ) if found else 0.0
+
+
 def _fastest(collective: Collective, own: Collectives, found: tuple[Tier, ...]) -> Exchange:
-    timed = [
-        (seconds, index, way, name)
-        for index, way in enumerate(ways(collective, found))
-        for name, seconds in _timed(way, own, message(collective))
-    ]
-    seconds, _, way, name = min(timed, key=lambda one: one[:2])
+    timed = [one for way in ways(collective, found) for one in _timed(way, own)]
+    way, name, parts = min(timed, key=lambda one: sum(one[2]))
+    sent: dict[str, float] = {}
+    energy: dict[str, float] = {}
+    for leg in way.legs:
+        level = leg.tier.level
+        sent[level.name] = leg.size
+        energy[level.name] = BITS * leg.size * traversals(leg.tier) * (level.energy.value if level.energy else 0.0)
     return Exchange(
-        seconds=seconds,
-        joules=math.fsum(BITS * leg.size * traversals(leg.tier) * _energy(leg.tier.level) for leg in way.legs),
+        *parts,
         level=max(way.legs, key=lambda leg: leg.size / leg.tier.level.bandwidth.value).tier.level.name,
         algorithm=f"{way.name}, {name}" if name else way.name,
-        sent_bytes=_sent(way),
+        sent_bytes=sent,
+        energy_j=energy,
     )
 
 
-def _timed(way: Way, own: Collectives, size: float) -> Iterator[tuple[str, float]]:
-    """(protocol, seconds) of each way to run an algorithm.
-
-    In a protocol: seconds = start + hops x latency + max over links of (bytes + what is in flight first) / bandwidth.
+def _timed(way: Way, own: Collectives) -> Iterator[tuple[Way, str, tuple[float, float, float]]]:
+    """(algorithm, protocol, (start, hops, moving)) of each way to run an algorithm: hops take the latency of their
+    link, bytes (and those in flight before the first arrive) pass all links at once.
     """
-    start = max((_start(leg, own) for leg in way.legs), default=0.0)
+    start = max(_start(leg, own) for leg in way.legs)
     if way.family == "stream":
         for name, protocol in own.protocols.items():
-            hops = math.fsum(leg.hops * _latency(leg) * protocol.hop.value for leg in way.legs)
-            share, fill = protocol.rate.value, protocol.fill.value
-            yield name, start + hops + max(_moving(leg, own, share, fill, way.own) for leg in way.legs)
+            yield way, name, (start, _hops(way, protocol), _moving(way, own, protocol, way.own))
         return
-    mode = own.in_network if way.family == "in-network" else own.direct
-    if mode is None:
-        return
-    hops = math.fsum(leg.hops * _latency(leg) * mode.hop.value for leg in way.legs)
-    begin = start if way.family == "in-network" else 0.0
-    moving = max(_moving(leg, own, mode.rate.value, mode.fill.value, 0.0) for leg in way.legs)
-    yield "", begin + mode.start.value + hops + moving
+    kernel = own.in_network if way.family == "in-network" else own.direct
+    if kernel is not None:
+        begin = kernel.start.value + (start if way.family == "in-network" else 0.0)
+        yield way, "", (begin, _hops(way, kernel), _moving(way, own, kernel, 0.0))
 
 
-def _moving(leg: Leg, own: Collectives, share: float, fill: float, kept: float) -> float:
-    """Seconds in which the bytes of a leg pass, and those that a rank keeps are copied at the same pace."""
-    rate = leg.tier.level.bandwidth.value * usable(leg.tier) * _medium(leg.tier, own) * share
-    return (leg.size + own.own_copy.value * kept + fill) / rate
+def _hops(way: Way, protocol: Protocol) -> float:
+    latencies = [leg.hops * leg.tier.level.latency.value for leg in way.legs if leg.tier.level.latency]
+    return math.fsum(latencies) * protocol.hop.value
 
 
-def _medium(tier: Tier, own: Collectives) -> float:
+def _moving(way: Way, own: Collectives, protocol: Protocol, kept: float) -> float:
+    """Seconds in which the bytes pass the busiest link, and those that a rank keeps are copied at the same pace."""
+
+    def seconds(leg: Leg) -> float:
+        rate = leg.tier.level.bandwidth.value * usable(leg.tier) * _share(leg.tier, own) * protocol.rate.value
+        return (leg.size + own.own_copy.value * kept + protocol.fill.value) / rate
+
+    return max(seconds(leg) for leg in way.legs)
+
+
+def _share(tier: Tier, own: Collectives) -> float:
     """Share of a link's bandwidth that long messages get."""
     if tier.level.topology == "host":
         return own.host_pair_rate.value if tier.ranks == 2 else own.host_rate.value
@@ -116,18 +140,3 @@ def _medium(tier: Tier, own: Collectives) -> float:
 
 def _start(leg: Leg, own: Collectives) -> float:
     return (leg.tier.level.start or own.start).value
-
-
-def _latency(leg: Leg) -> float:
-    return leg.tier.level.latency.value if leg.tier.level.latency is not None else 0.0
-
-
-def _energy(level: Interconnect) -> float:
-    return level.energy.value if level.energy is not None else 0.0
-
-
-def _sent(way: Way) -> dict[str, float]:
-    sent: dict[str, float] = {}
-    for leg in way.legs:
-        sent[leg.tier.level.name] = sent.get(leg.tier.level.name, 0.0) + leg.size
-    return sent

@@ -10,9 +10,9 @@ from .tiers import Tier
 def usable(tier: Tier) -> float:
     """Share of a chip's bandwidth that rings over the ranks of a group can use.
 
-    All of it over a switch. Where links lead to fixed neighbours, those to chips outside the group are idle: with a link
-    to each other chip, (n - 1) of (reach - 1); in a ring or torus those along the axes that the group spans, an axis
-    for every 4 chips; in a mesh (a hypercube with doubled links, DGX-1) a third of the links for each doubling.
+    All of it over a switch. Where links lead to fixed neighbours, those to chips outside the group are idle: with a
+    link to each other chip, (n - 1) of (reach - 1); in a torus those along the axes that the group spans, an axis for
+    every 4 chips; in a mesh (a hypercube with doubled links, DGX-1) a third of the links for each doubling.
     """
     level, n = tier.level, tier.ranks
     if level.topology == "all-to-all":
@@ -39,8 +39,8 @@ def distance(tier: Tier) -> float:
     if tier.level.topology not in ("ring", "torus") or tier.ranks < 2:
         return 1.0
     count = axes(tier) if tier.level.topology == "torus" else 1
-    side = tier.ranks ** (1.0 / count)
-    return max(1.0, count * side / 4.0)
+    side = float(tier.ranks) ** (1.0 / count)
+    return max(1.0, float(count * side / 4.0))
 
 
 def traversals(tier: Tier) -> float:
