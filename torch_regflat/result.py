@@ -223,6 +223,13 @@ class ChipResult:
     software_hash: str = ""
     peaks_flops_per_s: dict[str, float] = field(default_factory=dict)
     figures: tuple[ChipFigure, ...] = ()
+    links: tuple[LevelCost, ...] = ()
+    """Ways to other chips over which something is sent: the bytes that leave this chip, and what they cost."""
+
+    @property
+    def everywhere(self) -> tuple[LevelCost, ...]:
+        """The memory levels, then the links: everything that `traffic_bytes` and `memory_energy_j` of rows may name."""
+        return self.levels + self.links
 
     def rows(self, by: GroupBy = "layer", expand: bool = False) -> list[Row]:
         """Sum the kernels into rows, in order of first appearance.

@@ -391,10 +391,11 @@ class Die(Frozen):
 class Interconnect(Frozen):
     """A way to other chips, or to the host where it has no `reach`; nearest first.
 
-    `bandwidth` is one direction, all links of the chip together. `reach` is how many chips see each other over it, this
-    one included. `latency` is from the store of a word on one chip until another has read it; `start` is what the kernel
-    of a collective needs before its first hop, where it was measured on this chip. `in_network` is true of a switch that
-    adds up what chips send and hands out the sum. `energy` is for a bit over one link; over a switch it takes two.
+    `bandwidth` is one direction, all links of the chip together. `reach` is how many chips see each other over it,
+    this one included. `latency` is from the store of a word on one chip until another has read it; `start` is what the
+    kernel of a collective needs before its first hop, where it was measured on this chip. `in_network` is true of a
+    switch that adds up what chips send and hands out the sum. `energy` is for a bit over one link; over a switch it
+    takes two.
     """
 
     name: str

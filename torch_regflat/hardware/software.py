@@ -189,8 +189,8 @@ class Protocol(Frozen):
 
 
 class ExchangeKernel(Protocol):
-    """One kernel that exchanges without a protocol's buffers, with its own `start` before the first hop; where the switch
-    does the work, that comes on top of the start of other collectives."""
+    """One kernel that exchanges without a protocol's buffers, with its own `start` before the first hop; where the
+    switch does the work, that comes on top of the start of other collectives."""
 
     start: Duration
 
@@ -199,9 +199,9 @@ class Collectives(Frozen):
     """What a library's collectives lose on the links.
 
     - `start`: what its kernel needs before the first hop, launch apart, where the chip's file does not say
-    - `link_rate`, `host_pair_rate`, `host_rate`, `fabric_rate`: share of the bandwidth that long messages get over links
-      of their own; between two chips over their host; among more over hosts; over a network of switches. What a protocol
-      or a kernel gets is its `rate` times that
+    - `link_rate`, `host_pair_rate`, `host_rate`, `fabric_rate`: share of the bandwidth that long messages get over
+      links of their own; between two chips over their host; among more over hosts; over a network of switches. What a
+      protocol or a kernel gets is its `rate` times that
     - `own_copy`: what a rank keeps of a message takes this share of the time that sending it would
     - `protocols`: ways to hand messages over, of which the fastest is taken
     - `in_network`: reductions by the switch; `direct`: kernels that read their peers' memory; none without them

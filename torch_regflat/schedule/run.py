@@ -14,18 +14,20 @@ from ..hardware.chip import Chip
 from ..hardware.evidence import evidence_of
 from ..hardware.library import describe_rows
 from ..hardware.software import Software
+from ..interconnect import NOTHING, bound_s
 from ..result import ChipFigure, ChipResult, Coverage, Fit, Interval, KernelCost, LevelCost, Part, Total, ends
 from ..timeline import KernelSpan, Timeline, TransferSpan
 from ..workload import Operation, Workload
+from .exchanges import waits_of
 from .intervals import Ends, Intervals, Prices
 from .kernels import Kernel
-from .managed import rechosen
 from .mapper.found import Objective
 from .residency import Residency, cached, managed
-from .search import choose
+from .search import choose, rechosen
 from .select import Choice, Shuffle, bound_by
 from .shape import shape_of
 from .timeline.chip import Slot, schedule_of, slots_of, stalls_of
+from .timeline.records import NETWORK
 from .uncertainty import kind_of
 
 STREAM_RESERVE = 0.25
@@ -126,7 +128,7 @@ def timeline(
             TransferSpan(
                 kernel=one.task,
                 what=one.what,
-                resource=chip.external.name,
+                resource=one.resource or chip.external.name,
                 tensors=tuple(names[t] for t in one.data),
                 size_bytes=one.size,
                 start_s=one.segments[0].start,
@@ -168,6 +170,7 @@ class _Maker:
             total=_total(costs, chip, self.intervals.interval),
             coverage=coverage(job.workload),
             levels=_levels(costs, chip),
+            links=_links(costs, chip),
             kernels=costs,
             peak_flops_per_s=_peak(chip, main_dtype(job.workload)),
             interval=self.intervals.interval,
@@ -182,8 +185,13 @@ def places_of(
     """What each kernel finds on this chip, by its memory system's policy and the conditions at the start."""
     last = chip.on_chip[-1].usable_bytes
     if chip.memory_system == "cache":
-        return cached(kernels, workload, last * software.residency_share.value, conditions)
-    return managed(kernels, workload, last, STREAM_RESERVE)
+        places = cached(kernels, workload, last * software.residency_share.value, conditions)
+    else:
+        places = managed(kernels, workload, last, STREAM_RESERVE)
+    if any(kernel.collective is not None for kernel in kernels):
+        for kernel, place, after in zip(kernels, places, waits_of(kernels), strict=True):
+            place.exchanges, place.after = kernel.collective is not None, after
+    return places
 
 
 @dataclass(frozen=True, slots=True)
@@ -265,6 +273,7 @@ class _Pricer:
         share = work / nominal if nominal else 1.0
         peak = _peak(self.chip, shape.dtype)
         traffic = zip(self.levels, choice.read_bytes, choice.write_bytes, strict=True)
+        exchange = choice.exchange or NOTHING
         return _Known(
             name=_name(kernel),
             shares=tuple(s / total if total else 1.0 / len(alone) for s in alone),
@@ -274,9 +283,9 @@ class _Pricer:
             ideal_s=work / peak if peak else 0.0,
             vector_ops=math.fsum(n.vector_ops + n.special_ops for n in nests),
             far_s=far / self.external.read_bytes_per_s,
-            traffic={name: read + written for name, read, written in traffic},
+            traffic={**{name: read + written for name, read, written in traffic}, **exchange.sent_bytes},
             by_role=_by_role(shape, choice),
-            energy=dict(zip(self.levels, choice.level_energy_j, strict=True)),
+            energy={**dict(zip(self.levels, choice.level_energy_j, strict=True)), **exchange.energy_j},
             busy={**choice.resources_s, self.external.name: choice.external_s, "launch": choice.overhead_s},
         )
 
@@ -285,6 +294,8 @@ def _bound_by(choice: Choice, slot: Slot, external: str) -> str:
     if slot.waited_for:
         return f"{external} bandwidth"
     busy = {**choice.resources_s, external: choice.external_s, "launch": choice.overhead_s}
+    if choice.exchange is not None and choice.exchange.seconds >= choice.overhead_s:
+        return NETWORK
     return bound_by(busy, choice.stretch, external)
 
 
@@ -313,6 +324,8 @@ def roofline_s(kernels: Sequence[Kernel], chip: Chip, phase: str | None = None) 
 
 def _kernel_roofline(kernel: Kernel, chip: Chip) -> float:
     moved = math.fsum((*kernel.reads.values(), *kernel.writes.values())) / chip.external.read_bytes_per_s
+    if kernel.collective is not None:
+        return max(moved, bound_s(chip, kernel.collective))
     return max(moved, math.fsum(_arithmetic_s(op, chip) for op in kernel.operations))
 
 
@@ -378,6 +391,18 @@ def _levels(costs: Sequence[KernelCost], chip: Chip) -> tuple[LevelCost, ...]:
     )
 
 
+def _links(costs: Sequence[KernelCost], chip: Chip) -> tuple[LevelCost, ...]:
+    """What is sent to other chips, by way; empty where nothing is."""
+    found = []
+    for way in chip.ways:
+        sent = [cost for cost in costs if way.name in cost.traffic_bytes]
+        if sent:
+            moved = math.fsum(cost.traffic_bytes[way.name] for cost in sent)
+            joules = math.fsum(cost.memory_energy_j[way.name] for cost in sent)
+            found.append(LevelCost(way.name, moved, joules, way.bandwidth.value))
+    return tuple(found)
+
+
 def main_dtype(workload: Workload) -> str:
     """The number format of most of the executed FLOPs; empty where there are none."""
     work: dict[str, list[float]] = {}
@@ -416,8 +441,8 @@ def check_dtypes(kernels: Sequence[Kernel], chip: Chip) -> None:
 
 
 def _name(kernel: Kernel) -> str:
-    return "+".join(dict.fromkeys(_short(op.target) for op in kernel.operations))
+    return "+".join(dict.fromkeys(_short(op) for op in kernel.operations))
 
 
-def _short(target: str) -> str:
-    return target.removeprefix("aten.").split(".")[0]
+def _short(op: Operation) -> str:
+    return op.collective.kind if op.collective is not None else op.target.removeprefix("aten.").split(".")[0]
