@@ -4,6 +4,6 @@
 many hops, `price` makes seconds and joules of it and takes the fastest, as libraries do.
 """
 
-from .price import NOTHING, Exchange, bound_s, price
+from .price import NOTHING, Exchange, bound_s, options, price
 
-__all__ = ["NOTHING", "Exchange", "bound_s", "price"]
+__all__ = ["NOTHING", "Exchange", "bound_s", "options", "price"]

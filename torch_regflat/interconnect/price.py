@@ -55,22 +55,35 @@ def price(
     Raises `InputError` for sizes that make no sense, and where the chip does not reach so many (naming those of
     `others` that do). A group of one exchanges nothing.
     """
+    return options(chip, collective, software, others)[0]
+
+
+def options(
+    chip: Chip, collective: Collective, software: Software | None = None, others: Sequence[Chip] = ()
+) -> list[Exchange]:
+    """Every way to run a collective, the fastest first; raises as `price` does."""
     _check(collective)
     found = tiers(chip, collective, others)
     if not found:
-        return NOTHING
-    return _fastest(collective, collectives_of(chip, software), found)
+        return [NOTHING]
+    own = collectives_of(chip, software)
+    timed = [_exchange(*one) for way in ways(collective, found) for one in _timed(way, own)]
+    return sorted(timed, key=lambda exchange: exchange.seconds)
 
 
 def _check(collective: Collective) -> None:
     for name in ("ranks", "stride"):
         value = getattr(collective, name)
         if value < 1:
-            raise InputError(f"a {collective.kind} has {name} = {value}; it must be 1 or more")
+            raise InputError(f"{_a(collective.kind)} has {name} = {value}; it must be 1 or more")
     if not (collective.nbytes >= 0 and math.isfinite(collective.nbytes)):
-        raise InputError(f"a {collective.kind} has {collective.nbytes} bytes; it must be 0 or more")
+        raise InputError(f"{_a(collective.kind)} has {collective.nbytes} bytes; it must be 0 or more")
     if collective.kind == "send" and collective.ranks != 2:
         raise InputError(f"a send has {collective.ranks} ranks; it has two")
+
+
+def _a(kind: str) -> str:
+    return f"{'an' if kind[0] in 'aeiou' else 'a'} {kind}"
 
 
 def bound_s(chip: Chip, collective: Collective, others: Sequence[Chip] = ()) -> float:
@@ -83,9 +96,7 @@ def bound_s(chip: Chip, collective: Collective, others: Sequence[Chip] = ()) -> 
     ) if found else 0.0
 
 
-def _fastest(collective: Collective, own: Collectives, found: tuple[Tier, ...]) -> Exchange:
-    timed = [one for way in ways(collective, found) for one in _timed(way, own)]
-    way, name, parts = min(timed, key=lambda one: sum(one[2]))
+def _exchange(way: Way, name: str, parts: tuple[float, float, float]) -> Exchange:
     sent: dict[str, float] = {}
     energy: dict[str, float] = {}
     for leg in way.legs:

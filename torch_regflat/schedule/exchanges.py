@@ -9,9 +9,11 @@ from typing import TYPE_CHECKING
 
 from ..hardware.chip import Chip
 from ..hardware.software import Software
-from ..interconnect import price
+from ..interconnect import options, price
+from ..result import Alternative, Explanation
 from ..workload import LoopNest, Operand, Operation, Workload
 from .timeline.graph import waits_for
+from .timeline.records import NETWORK
 
 if TYPE_CHECKING:
     from .kernels import Kernel
@@ -62,6 +64,31 @@ def _exchanged(choice: Choice, chip: Chip, software: Software) -> Choice:
         mapping=exchange.algorithm,
         reason="fastest of the library's algorithms",
         exchange=exchange,
+        beside_s=own,
+    )
+
+
+def explained(found: Explanation, choice: Choice, chip: Chip, software: Software) -> Explanation:
+    """What is said of a kernel, with what it exchanges: the algorithms that lost in place of mappings."""
+    exchange, collective = choice.exchange, choice.shape.exchange
+    if exchange is None or collective is None:
+        return found
+    ways = options(chip, collective, software)
+    own = found.energy_j
+    return replace(
+        found,
+        sizes={"ranks": collective.ranks, "bytes": round(collective.nbytes)},
+        loops=(f"{collective.kind} by {exchange.algorithm}, over {exchange.level or 'nothing'}",),
+        busy_s={**found.busy_s, exchange.level or "links": exchange.seconds},
+        latency_s=choice.latency_s,
+        energy_j=own + exchange.joules,
+        bound_by=NETWORK,
+        mapping=exchange.algorithm,
+        alternatives=tuple(
+            Alternative(way.algorithm, choice.overhead_s + way.seconds, own + way.joules, NETWORK) for way in ways[1:]
+        ),
+        candidates=len(ways),
+        legal=len(ways),
     )
 
 

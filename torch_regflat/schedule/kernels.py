@@ -54,6 +54,15 @@ class Kernel:
     def path(self) -> str:
         return self.operations[0].path
 
+    @property
+    def name(self) -> str:
+        """The names of its operators, without overloads."""
+        return "+".join(dict.fromkeys(_short(op) for op in self.operations))
+
+
+def _short(op: Operation) -> str:
+    return op.collective.kind if op.collective is not None else op.target.removeprefix("aten.").split(".")[0]
+
 
 def form_kernels(workload: Workload, mode: Mode = GRAPH) -> list[Kernel]:
     """Group the operations of a workload into kernels, in program order; views vanish."""

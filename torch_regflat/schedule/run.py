@@ -121,7 +121,7 @@ def timeline(
         computing_s=schedule.end_s - math.fsum(stalls.values()),
         stalls_s=stalls,
         kernels=tuple(
-            KernelSpan(_name(kernel), kernel.path, one.start_s, one.go_s, one.end_s, one.stalls)
+            KernelSpan(kernel.name, kernel.path, one.start_s, one.go_s, one.end_s, one.stalls)
             for kernel, one in zip(kernels, schedule.tasks, strict=True)
         ),
         transfers=tuple(
@@ -275,7 +275,7 @@ class _Pricer:
         traffic = zip(self.levels, choice.read_bytes, choice.write_bytes, strict=True)
         exchange = choice.exchange or NOTHING
         return _Known(
-            name=_name(kernel),
+            name=kernel.name,
             shares=tuple(s / total if total else 1.0 / len(alone) for s in alone),
             part_flops=tuple((op.flops, math.fsum(nest.work * share for nest in op.nests)) for op in kernel.operations),
             flops=sum(op.flops for op in kernel.operations),
@@ -438,11 +438,3 @@ def check_dtypes(kernels: Sequence[Kernel], chip: Chip) -> None:
                         f"{chip.name} cannot compute in {nest.dtype}, which {op.path or 'the model'} ({op.target}) "
                         f"needs; it does {does}: choose another dtype or chip"
                     )
-
-
-def _name(kernel: Kernel) -> str:
-    return "+".join(dict.fromkeys(_short(op) for op in kernel.operations))
-
-
-def _short(op: Operation) -> str:
-    return op.collective.kind if op.collective is not None else op.target.removeprefix("aten.").split(".")[0]

@@ -66,6 +66,8 @@ class Choice:
     """What its tiles take of the last memory on chip, where that is managed explicitly."""
     exchange: Exchange | None = None
     """What goes over the links, of a kernel that exchanges with other chips; `core_s` is then theirs."""
+    beside_s: float = 0.0
+    """What such a kernel needs in the chip's own memories meanwhile."""
 
     def measure(self, objective: Objective) -> float:
         """Seconds, joules or their product."""

@@ -83,7 +83,7 @@ def shares(spans: Sequence[tuple[float, float]], exchanges: Sequence[bool], end:
     A kernel on the engines has the time from the end of the one before it to its own, an exchange what it fills of the
     gaps in which the engines wait: nothing, where it is hidden. What is left at the end belongs to the last kernel.
     """
-    found = [0.0] * len(spans)
+    found = [0.0 * stop for _, stop in spans]  # scalars of torch where the times are
     links = [i for i, is_exchange in enumerate(exchanges) if is_exchange]
     on_engines = [i for i, is_exchange in enumerate(exchanges) if not is_exchange]
     before, first = 0.0, 0
