@@ -66,8 +66,6 @@ class KernelCost:
     """Of a training step: `forward`, `recompute`, `backward` or `optimizer`."""
     kind: str = ""
     """Class of kernel: product, experts, attention, convolution, reduction, pointwise or sequential."""
-    link_energy_j: float = 0.0
-    """What links to other chips take."""
     latency_low_s: float | None = None
     latency_high_s: float | None = None
     """Ends of the interval that `ChipResult.interval` describes; None where none is stated."""
@@ -75,13 +73,7 @@ class KernelCost:
     @property
     def energy_j(self) -> float:
         return math.fsum(
-            (
-                *self.memory_energy_j.values(),
-                self.compute_energy_j,
-                self.static_energy_j,
-                self.unattributed_energy_j,
-                self.link_energy_j,
-            )
+            (*self.memory_energy_j.values(), self.compute_energy_j, self.static_energy_j, self.unattributed_energy_j)
         )
 
 
@@ -114,7 +106,6 @@ class Total:
     kernels: int
     latency_low_s: float | None = None
     latency_high_s: float | None = None
-    link_energy_j: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -198,7 +189,6 @@ class Row:
     mapping: str = ""
     latency_low_s: float | None = None
     latency_high_s: float | None = None
-    link_energy_j: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -263,6 +253,13 @@ class ChipResult:
     peaks_flops_per_s: dict[str, float] = field(default_factory=dict)
     figures: tuple[ChipFigure, ...] = ()
     parallel: Parallel | None = None
+    links: tuple[LevelCost, ...] = ()
+    """Ways to other chips over which something is sent: the bytes that leave this chip, and what they cost."""
+
+    @property
+    def everywhere(self) -> tuple[LevelCost, ...]:
+        """The memory levels, then the links: everything that `traffic_bytes` and `memory_energy_j` of rows may name."""
+        return self.levels + self.links
 
     def rows(self, by: GroupBy = "layer", expand: bool = False) -> list[Row]:
         """Sum the kernels into rows, in order of first appearance.
@@ -516,19 +513,17 @@ def _row(label: str, members: list[_Member], calls: int, result: ChipResult) -> 
     compute = charged(lambda k: k.compute_energy_j)
     static = charged(lambda k: k.static_energy_j)
     unattributed = charged(lambda k: k.unattributed_energy_j)
-    links = charged(lambda k: k.link_energy_j)
     total_s = result.total.latency_s
     low, high = ends(zip(kernels, shares, strict=True), result.interval)
     return Row(
         path=label,
         calls=calls,
         latency_s=latency,
-        energy_j=math.fsum((*memory.values(), compute, static, unattributed, links)),
+        energy_j=math.fsum((*memory.values(), compute, static, unattributed)),
         memory_energy_j=memory,
         compute_energy_j=compute,
         static_energy_j=static,
         unattributed_energy_j=unattributed,
-        link_energy_j=links,
         flops=sum(work.flops for work in works),
         executed_flops=math.fsum(work.executed_flops for work in works),
         traffic_bytes=_sum_dicts((k.traffic_bytes, s) for k, s in zip(kernels, shares, strict=True)),

@@ -111,10 +111,10 @@ class KernelShape:
     apart_bytes: float = 0.0
     """External bytes that kernels before and after this one move for it, `apart_kernels` of them."""
     apart_kernels: float = 0
-    collective: Collective | None = None
-    """The exchange between chips that the kernel is; its streams are what it moves of this chip's memory."""
     rate_share: float = 1.0
     """Share of the rate of long products that the algorithm's own kernel sustains."""
+    exchange: Collective | None = None
+    """What it exchanges with other chips, beside what it moves in the memories of its own."""
 
     @property
     def is_tiled(self) -> bool:

@@ -70,7 +70,6 @@ def merge(rows: Sequence[Row]) -> Row:
         compute_energy_j=math.fsum(row.compute_energy_j for row in rows),
         static_energy_j=math.fsum(row.static_energy_j for row in rows),
         unattributed_energy_j=math.fsum(row.unattributed_energy_j for row in rows),
-        link_energy_j=math.fsum(row.link_energy_j for row in rows),
         flops=sum(row.flops for row in rows),
         executed_flops=math.fsum(row.executed_flops for row in rows),
         traffic_bytes=_sum([row.traffic_bytes for row in rows]),

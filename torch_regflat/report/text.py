@@ -141,8 +141,6 @@ def _energy_columns(rows: Sequence[Row], total: Row) -> list[Column]:
     columns.append(column("static", lambda row: row.static_energy_j))
     if total.unattributed_energy_j:
         columns.append(column("other", lambda row: row.unattributed_energy_j))
-    if total.link_energy_j:
-        columns.append(column("links", lambda row: row.link_energy_j))
     columns.append(column("total", lambda row: row.energy_j))
     return columns
 
@@ -189,14 +187,13 @@ def _total_row(chip: ChipResult) -> Row:
         calls=0,
         latency_s=total.latency_s,
         energy_j=total.energy_j,
-        memory_energy_j={level.name: level.energy_j for level in chip.levels},
+        memory_energy_j={level.name: level.energy_j for level in chip.everywhere},
         compute_energy_j=total.compute_energy_j,
         static_energy_j=total.static_energy_j,
         unattributed_energy_j=total.unattributed_energy_j,
-        link_energy_j=total.link_energy_j,
         flops=total.flops,
         executed_flops=total.executed_flops,
-        traffic_bytes={level.name: level.traffic_bytes for level in chip.levels},
+        traffic_bytes={level.name: level.traffic_bytes for level in chip.everywhere},
         utilization=total.utilization,
         bandwidth_utilization=total.bandwidth_utilization,
         bound_by=total.bound_by,
@@ -277,6 +274,9 @@ def _footer(chip: ChipResult) -> list[str]:
     lines = [coverage_line(chip), f"kernels: {chip.total.kernels}", *_interval_lines(chip)]
     if chip.total.unattributed_energy_j:
         lines.append("energy, other: what the whole chip or board spends beyond the parts that are modelled one by one")
+    for link in chip.links:
+        rate = format_si(link.bandwidth_bytes_per_s, "B/s")
+        lines.append(f"{link.name}: bytes that leave the chip for others, at {rate} in one direction")
     return lines + [f"note: {note}" for note in chip.notes]
 
 

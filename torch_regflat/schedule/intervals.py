@@ -43,8 +43,6 @@ class Intervals:
 
     def _spread(self, shape: KernelShape, slot: Slot, bound_by: str) -> Ends:
         seconds = slot.share_s
-        if shape.collective is not None:
-            return None, None  # rows of kernels say nothing of links
         found = self.known.spread(kind_of(shape), shape.dtype, seconds, bound_by)
         if found is None:
             return None, None

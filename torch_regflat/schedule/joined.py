@@ -12,7 +12,7 @@ from ..hardware.chip import Chip
 from ..layout import Layout
 from ..result import ChipResult, Coverage, Fit, KernelCost, Parallel
 from ..timeline import Timeline
-from .run import levels_of, total_of
+from .run import levels_of, links_of, total_of
 
 OPTIMIZER = "optimizer"
 
@@ -33,6 +33,7 @@ def joined(stages: Sequence[ChipResult], chip: Chip, layout: Layout, micro_batch
         total=first.total if one else total_of(kernels, chip, first.interval),
         coverage=first.coverage if one else _coverage([stage.coverage for stage in stages]),
         levels=first.levels if one else levels_of(kernels, chip),
+        links=first.links if one else links_of(kernels, chip),
         kernels=kernels,
         peaks_flops_per_s=dict(itertools.chain.from_iterable(stage.peaks_flops_per_s.items() for stage in stages)),
         parallel=_parallel(stages, chip, layout, micro_batches),

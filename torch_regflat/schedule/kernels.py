@@ -8,6 +8,7 @@ The rules are those of a compiler such as Inductor, with the products, convoluti
   result in the order the next operation wants it
 - appending to a KV cache writes the new entries in place
 - the parts of a training step run one after the other; the optimizer updates all parameters in one kernel
+- an exchange between chips is a kernel of its own, which nothing joins
 
 In the eager mode every operation is a kernel, but for the optimizer, and appending to a cache copies it.
 """
@@ -19,6 +20,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 from ..workload import Collective, LoopNest, Operation, Workload, extended_caches
+from .exchanges import with_nests
 from .modes import GRAPH, Mode
 
 _LIBRARY = ("product", "convolution", "attention", "sequential")
@@ -40,19 +42,26 @@ class Kernel:
     @property
     def anchor(self) -> LoopNest | None:
         """The nest a library kernel runs; None for a kernel that only streams."""
-        if self.collective is not None:
-            return None
         nest = self.operations[0].nests[0]
         return nest if nest.kind in _LIBRARY and len(self.operations[0].nests) == 1 else None
 
     @property
     def collective(self) -> Collective | None:
-        """The exchange between chips that it is; such a kernel is that one operation."""
+        """What it exchanges with other chips."""
         return self.operations[0].collective
 
     @property
     def path(self) -> str:
         return self.operations[0].path
+
+    @property
+    def name(self) -> str:
+        """The names of its operators, without overloads."""
+        return "+".join(dict.fromkeys(_short(op) for op in self.operations))
+
+
+def _short(op: Operation) -> str:
+    return op.collective.kind if op.collective is not None else op.target.removeprefix("aten.").split(".")[0]
 
 
 def form_kernels(workload: Workload, mode: Mode = GRAPH) -> list[Kernel]:
@@ -85,7 +94,7 @@ class _Fuser:
 
     def __init__(self, workload: Workload, fused: bool) -> None:
         self.fused = fused
-        self.operations = [op for op in workload if not op.is_view]
+        self.operations = [with_nests(op, workload) for op in workload if not op.is_view]
         self.groups: list[_Group] = []
         self.writer: dict[int, int] = {}
         """Group that last wrote a tensor."""
@@ -96,11 +105,10 @@ class _Fuser:
     def run(self) -> list[_Group]:
         for op in self.operations:
             home = self._home(op)
-            points = max((_points(nest) for nest in op.nests), default=0.0)
+            points = max(_points(nest) for nest in op.nests)
             if home is None:
                 home = len(self.groups)
-                library = op.collective is not None or any(nest.kind in _LIBRARY for nest in op.nests)
-                self.groups.append(_Group([], points, library))
+                self.groups.append(_Group([], points, any(nest.kind in _LIBRARY for nest in op.nests)))
             group = self.groups[home]
             group.operations.append(op)
             group.points = max(group.points, points) if not group.library else group.points
@@ -239,9 +247,6 @@ def _find_traffic(kernels: Sequence[Kernel], workload: Workload, copies_caches: 
         made: set[int] = set()
         for op in kernel.operations:
             extended = () if copies_caches else extended_caches(op, workload.tensors)
-            if op.collective is not None:
-                kernel.reads.update({t: float(workload.tensors[t].nbytes) for t in op.inputs})
-                kernel.writes.update({t: float(workload.tensors[t].nbytes) for t in op.outputs})
             _add_operands(kernel, op, made, extended)
             made.update(op.outputs)
         # A side output that nobody reads is still written; only what is read in here alone never leaves.

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 from ..conditions import SCHEDULED, Conditions
 from ..cost.shapes import KernelShape
 from ..hardware.chip import Chip
 from ..hardware.software import Software
 from . import managed, select
-from .exchange import exchanged
+from .exchanges import exchanged
 from .mapper.found import Objective
 from .select import Adjust, Choice, Shuffle
 
@@ -32,16 +30,11 @@ def choose(
         found = select.choose(shapes, chip, software, objective, shuffle, adjust, conditions)
     else:
         found = managed.choose(shapes, chip, software, objective, adjust, conditions=conditions)
-    return with_exchanges(found, chip)
+    return exchanged(found, chip, software)
 
 
 def rechosen(
-    choices: Sequence[Choice], chip: Chip, software: Software, conditions: Conditions = SCHEDULED
+    choices: list[Choice], chip: Chip, software: Software, conditions: Conditions = SCHEDULED
 ) -> list[Choice]:
-    """The same mappings on a chip of other numbers whose memories are managed."""
-    return with_exchanges(managed.rechosen(choices, chip, software, conditions), chip)
-
-
-def with_exchanges(choices: Sequence[Choice], chip: Chip) -> list[Choice]:
-    """The same choices, exchanges between chips with the time that their links take."""
-    return [c if c.shape.collective is None else exchanged(c, chip, c.shape.collective) for c in choices]
+    """The same mappings of explicitly managed memories on a chip of other numbers (`managed.rechosen`)."""
+    return exchanged(managed.rechosen(choices, chip, software, conditions), chip, software)

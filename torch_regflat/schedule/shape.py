@@ -17,8 +17,6 @@ _TILED = ("product", "convolution", "attention")
 
 def shape_of(kernel: Kernel, here: Residency, workload: Workload) -> KernelShape:
     """What this kernel does here and now; equal results are priced once."""
-    if kernel.collective is not None:
-        return _exchange(kernel, here, workload)
     nests = [nest for op in kernel.operations for nest in op.nests]
     anchor = kernel.anchor
     tiled: list[tuple[int, TiledOperand]] = []
@@ -35,16 +33,9 @@ def shape_of(kernel: Kernel, here: Residency, workload: Workload) -> KernelShape
             known = replace(operand, role=workload.tensors[tensor].role)
             tiled.append((tensor, tiled_operand(known, axes, anchor, sizes, resident, leaves)))
     operands = tuple(operand for _, operand in tiled)
-    return _shape(
-        anchor or nests[0], nests, sizes, operands, _streams(kernel, here, workload, tiled), here.available, problem
-    )
-
-
-def _exchange(kernel: Kernel, here: Residency, workload: Workload) -> KernelShape:
-    """What an exchange between chips moves of this chip's own memory."""
-    nest = LoopNest("movement", (), (), kernel.operations[0].dtype)
-    shape = _shape(nest, [nest], (1, 1, 1, 1), (), _streams(kernel, here, workload, []), here.available, None)
-    return replace(shape, collective=kernel.collective)
+    streams = _streams(kernel, here, workload, tiled)
+    shape = _shape(anchor or nests[0], nests, sizes, operands, streams, here.available, problem)
+    return shape if kernel.collective is None else replace(shape, exchange=kernel.collective)
 
 
 def shape_of_nest(nest: LoopNest) -> KernelShape:
