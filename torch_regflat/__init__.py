@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from .result import Result
     from .schedule.tile import Tile
     from .study.compare import compare
+    from .study.layouts import layouts
     from .study.sweep import sweep
     from .workload import LoopNest, Operand
 
@@ -63,6 +64,7 @@ _PUBLIC = {
     "Operand": ("workload", "Operand"),
     "Tile": ("schedule.tile", "Tile"),
     "Chip": ("hardware.chip", "Chip"),
+    "layouts": ("study.layouts", "layouts"),
     "sweep": ("study.sweep", "sweep"),
     "compare": ("study.compare", "compare"),
     "load_chip": ("hardware.library", "load"),
@@ -100,6 +102,7 @@ __all__ = [
     "__version__",
     "compare",
     "elementwise",
+    "layouts",
     "load_chip",
     "load_result",
     "matmul",

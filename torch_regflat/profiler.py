@@ -438,7 +438,8 @@ def capture_model(
             notes=notes,
         )
         changes = replace(changes, kv_bits=ready.kv_bits)
-        return _lowered(graph, strict, labels, _module_bytes(ready.model), changes, executed, None if thin else layout, micro_batches)
+        whole = None if thin else layout
+        return _lowered(graph, strict, labels, _module_bytes(ready.model), changes, executed, whole, micro_batches)
 
 
 def _capture_prepared(ready: Prepared, hints: Hints | None) -> tuple[fx.GraphModule, Prepared]:
