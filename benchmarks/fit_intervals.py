@@ -49,7 +49,7 @@ def main(argv: Sequence[str]) -> None:
 def collectives() -> list[Cell]:
     """Cells of exchanges between chips; what kernels of other classes take from broader cells is left alone.
 
-    Over links of their own alone: what PCIe gives among more than two cards is a matter of the server, by a factor of ten.
+    Over links of their own alone: what PCIe gives more than two cards is a matter of the server, by a factor of ten.
     """
     tables = read_package(ALL, "collective")
     rows = [row for table in tables for row in table.rows if not row.held_out and row.over == "NVLink"]
