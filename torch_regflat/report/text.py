@@ -229,7 +229,7 @@ def _header(chip: ChipResult, dtype: str) -> list[str]:
         "arith. util. = executed FLOPs / (peak x latency), so a causal mask counts half; "
         f"{external_level(chip) or 'external'} util. = its traffic / (its bandwidth x latency)"
     )
-    return lines + fit_lines(chip)
+    return lines + fit_lines(chip) + parallel_lines(chip)
 
 
 def fit_lines(chip: ChipResult) -> list[str]:
@@ -251,6 +251,23 @@ def fit_lines(chip: ChipResult) -> list[str]:
         f"does not fit: {needs}, {has}, at least {fit.chips} {plural} ({pieces})",
         "HYPOTHETICAL: every figure below for this chip is priced as if capacity sufficed",
     ]
+
+
+def parallel_lines(chip: ChipResult) -> list[str]:
+    """Of a model divided among chips: what is shown, and what a step is on all of them."""
+    p = chip.parallel
+    if p is None:
+        return []
+    shown = f"one chip of each of {p.pp} stages" if p.pp > 1 else "one chip"
+    batches = f", {p.micro_batches} micro-batches" if p.micro_batches > 1 else ""
+    lines = [
+        f"layout: {p}, {p.chips} chips; the table shows {shown}{' and one micro-batch' if batches else ''}",
+        f"all chips: step {format_si(p.step_s, 's')}{batches}, energy {format_si(p.energy_j, 'J')}",
+    ]
+    if p.pp > 1:
+        stages = ", ".join(format_si(seconds, "s") for seconds in p.stages_s)
+        lines.append(f"stages: {stages}; a chip waits {percent(p.bubble)} % of a step")
+    return lines
 
 
 def _footer(chip: ChipResult) -> list[str]:

@@ -167,10 +167,10 @@ class _Maker:
             chip_hash=chip.hash,
             evidence=self.evidence,
             fit=job.fit,
-            total=_total(costs, chip, self.intervals.interval),
+            total=total_of(costs, chip, self.intervals.interval),
             coverage=coverage(job.workload),
-            levels=_levels(costs, chip),
-            links=_links(costs, chip),
+            levels=levels_of(costs, chip),
+            links=links_of(costs, chip),
             kernels=costs,
             peak_flops_per_s=_peak(chip, main_dtype(job.workload)),
             interval=self.intervals.interval,
@@ -347,7 +347,8 @@ def _peaks(costs: Sequence[KernelCost], chip: Chip) -> dict[str, float]:
     return dict(sorted(peaks.items(), key=lambda item: (-item[1], item[0])))
 
 
-def _total(costs: Sequence[KernelCost], chip: Chip, interval: Interval) -> Total:
+def total_of(costs: Sequence[KernelCost], chip: Chip, interval: Interval) -> Total:
+    """The sums of kernels that run one after the other."""
     latency = math.fsum(c.latency_s for c in costs)
     memory = math.fsum(e for c in costs for e in c.memory_energy_j.values())
     compute = math.fsum(c.compute_energy_j for c in costs)
@@ -379,7 +380,8 @@ def _total(costs: Sequence[KernelCost], chip: Chip, interval: Interval) -> Total
     )
 
 
-def _levels(costs: Sequence[KernelCost], chip: Chip) -> tuple[LevelCost, ...]:
+def levels_of(costs: Sequence[KernelCost], chip: Chip) -> tuple[LevelCost, ...]:
+    """Traffic and energy of each memory level."""
     return tuple(
         LevelCost(
             level.name,
@@ -391,7 +393,7 @@ def _levels(costs: Sequence[KernelCost], chip: Chip) -> tuple[LevelCost, ...]:
     )
 
 
-def _links(costs: Sequence[KernelCost], chip: Chip) -> tuple[LevelCost, ...]:
+def links_of(costs: Sequence[KernelCost], chip: Chip) -> tuple[LevelCost, ...]:
     """What is sent to other chips, by way; empty where nothing is."""
     found = []
     for way in chip.ways:
