@@ -179,8 +179,9 @@ def _forget_meshes() -> None:
         if clear is not None:
             clear()
     transforms = getattr(sys.modules.get("torch.distributed.tensor._redistribute"), "_gen_transform_infos", None)
-    if hasattr(transforms, "cache_clear"):
-        transforms.cache_clear()
+    forget = getattr(transforms, "cache_clear", None)
+    if forget is not None:
+        forget()
 
 
 class Mesh:
