@@ -438,8 +438,9 @@ def capture_model(
             notes=notes,
         )
         changes = replace(changes, kv_bits=ready.kv_bits)
-        whole = None if thin else layout
-        return _lowered(graph, strict, labels, _module_bytes(ready.model), changes, executed, whole, micro_batches)
+        stages = None if thin else layout
+        weights_bytes = _module_bytes(ready.model)
+        return _lowered(graph, strict, labels, weights_bytes, changes, executed, stages, micro_batches)
 
 
 def _capture_prepared(ready: Prepared, hints: Hints | None) -> tuple[fx.GraphModule, Prepared]:

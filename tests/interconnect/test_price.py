@@ -120,8 +120,8 @@ def test_what_cannot_be_reached_is_refused_with_what_can():
         "chips that reach so many: a100-sxm-80gb, mi300x, t4"
     )
     assert refused(library.load("t4"), Collective("all_reduce", 1.0, 16), others) == (
-        "t4 reaches 8 chips (over PCIe3), and 16 were asked for; use at most 8, or add an [[interconnect]] that reaches "
-        "further to its file; chips that reach so many: a100-sxm-80gb, mi300x"
+        "t4 reaches 8 chips (over PCIe3), and 16 were asked for; use at most 8, or add an [[interconnect]] that "
+        "reaches further to its file; chips that reach so many: a100-sxm-80gb, mi300x"
     )
 
 

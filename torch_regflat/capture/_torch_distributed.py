@@ -140,18 +140,13 @@ def finished_work() -> Any:
 def fake_ranks(count: int) -> Iterator[None]:
     """Within this there is a process group of `count` ranks, of which this process is the first; nothing is sent.
 
-    A fake one that is there already is taken as it is. Raises `InputError` for one of another kind or size.
+    One that is there already is taken as it is. Raises `InputError` where it has another number of ranks.
     """
     if not available():
         raise InputError("this torch was built without torch.distributed, so a model cannot be divided among chips")
     dist = torch.distributed
     if dist.is_initialized():
-        found, backend = dist.get_world_size(), dist.get_backend()
-        if backend != "fake":
-            raise InputError(
-                f"a process group of the backend {backend} is initialized, and a layout is captured on a fake one; "
-                "destroy the group first, or divide the model yourself and pass it to profile()"
-            )
+        found = dist.get_world_size()
         if found != count:
             raise InputError(
                 f"a process group of {found} ranks is initialized, and the layout has {count} chips; "
@@ -179,14 +174,14 @@ def _forget_meshes() -> None:
     _meshes.clear()
     tensor = sys.modules.get("torch.distributed.tensor")
     if tensor is not None:
-        propagator: Any = tensor.DTensor._op_dispatcher.sharding_propagator
-        propagator.propagate_op_sharding.cache_clear()
+        tensor.DTensor._op_dispatcher.sharding_propagator.propagate_op_sharding.cache_clear()
         clear = getattr(torch._C, "_clear_DTensor_sharding_propagator_cache", None)
         if clear is not None:
             clear()
-    transforms: Any = getattr(sys.modules.get("torch.distributed.tensor._redistribute"), "_gen_transform_infos", None)
-    if hasattr(transforms, "cache_clear"):
-        transforms.cache_clear()
+    transforms = getattr(sys.modules.get("torch.distributed.tensor._redistribute"), "_gen_transform_infos", None)
+    forget = getattr(transforms, "cache_clear", None)
+    if forget is not None:
+        forget()
 
 
 class Mesh:

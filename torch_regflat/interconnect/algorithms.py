@@ -11,17 +11,11 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal
 
+from ..hardware.software import Family
 from ..workload import Collective
 from .tiers import Tier
 from .topology import distance
-
-Family = Literal["stream", "in-network", "direct"]
-"""How the library runs it: in a protocol of NCCL, by the switch, or as one kernel that reads its peers' memory."""
-
-DIRECT_RANKS = 8
-"""Ranks that a kernel which reads its peers' memory is made for: vLLM, SGLang and PyTorch stop at a board of 8."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +29,10 @@ class Leg:
 
 @dataclass(frozen=True, slots=True)
 class Way:
-    """One algorithm. `own` are the bytes that a rank also moves through its own memory."""
+    """One algorithm: run in a protocol of NCCL, by the switch, or as one kernel that reads its peers' memory.
+
+    `own` are the bytes that a rank also moves through its own memory.
+    """
 
     name: str
     family: Family
@@ -117,10 +114,17 @@ def _two_shot(size: float, tiers: tuple[Tier, ...]) -> Way | None:
     return _direct("two-shot", tiers, 2, lambda n: 2.0 * (n - 1) / n * size)
 
 
+def _multicast(size: float, tiers: tuple[Tier, ...]) -> Way | None:
+    """One kernel that lets the switch add up and hand out (`multimem` instructions)."""
+    if not tiers[0].level.in_network:
+        return None
+    return _direct("multicast", tiers, 1, lambda n: size * (1.0 + 1.0 / n))
+
+
 def _direct(name: str, tiers: tuple[Tier, ...], rounds: int, moved: Callable[[int], float]) -> Way | None:
     """Ranks tell each other that a message is there (a hop), read it (there and back), and that they are done."""
     n = tiers[0].ranks
-    if len(tiers) > 1 or n > DIRECT_RANKS or tiers[0].level.topology == "host":
+    if len(tiers) > 1 or tiers[0].level.topology == "host":
         return None
     return Way(name, "direct", (Leg(tiers[0], 3.0 * rounds + 1.0, moved(n)),))
 
@@ -152,7 +156,7 @@ def _send(size: float, tiers: tuple[Tier, ...]) -> Way:
 
 
 _MAKERS: dict[str, tuple[Callable[[float, tuple[Tier, ...]], Way | None], ...]] = {
-    "all_reduce": (_ring(2), _tree, _in_network, _one_shot, _two_shot),
+    "all_reduce": (_ring(2), _tree, _in_network, _one_shot, _two_shot, _multicast),
     "all_gather": (_ring(1),),
     "reduce_scatter": (_ring(1),),
     "all_to_all": (_pairs,),

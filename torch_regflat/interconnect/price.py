@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from ..errors import InputError
 from ..hardware.chip import Chip
-from ..hardware.software import Collectives, Protocol, Software, collectives_of
+from ..hardware.software import Collectives, Software, collectives_of
 from ..workload import Collective
 from .algorithms import Leg, Way, ways
 from .tiers import Tier, tiers
@@ -67,8 +67,13 @@ def options(
     if not found:
         return [NOTHING]
     own = collectives_of(chip, software)
-    timed = [_exchange(*one) for way in ways(collective, found) for one in _timed(way, own)]
+    known = [way for way in ways(collective, found) if _has(own, way, collective.ranks)]
+    timed = [_exchange(*one) for way in known for one in _timed(way, own)]
     return sorted(timed, key=lambda exchange: exchange.seconds)
+
+
+def _has(own: Collectives, way: Way, ranks: int) -> bool:
+    return way.family in own.families and (way.family != "direct" or ranks <= own.direct_ranks)
 
 
 def _check(collective: Collective) -> None:
@@ -114,32 +119,24 @@ def _exchange(way: Way, name: str, parts: tuple[float, float, float]) -> Exchang
 
 def _timed(way: Way, own: Collectives) -> Iterator[tuple[Way, str, tuple[float, float, float]]]:
     """(algorithm, protocol, (start, hops, moving)) of each way to run an algorithm: hops take the latency of their
-    link, bytes (and those in flight before the first arrive) pass all links at once.
+    link, bytes pass all links at once, and those that a rank keeps are copied at the same pace.
     """
-    start = max(_start(leg, own) for leg in way.legs)
-    if way.family == "stream":
-        for name, protocol in own.protocols.items():
-            yield way, name, (start, _hops(way, protocol), _moving(way, own, protocol, way.own))
-        return
-    kernel = own.in_network if way.family == "in-network" else own.direct
-    if kernel is not None:
-        begin = kernel.start.value + (start if way.family == "in-network" else 0.0)
-        yield way, "", (begin, _hops(way, kernel), _moving(way, own, kernel, 0.0))
+    start = max((leg.tier.level.start or own.start).value for leg in way.legs)
+    protocols = own.protocols
+    if way.family != "stream":
+        kernel = own.in_network if way.family == "in-network" else own.direct
+        protocols = {"": kernel} if kernel is not None else {}
+        start = start if way.family == "in-network" else 0.0
+    for name, protocol in protocols.items():
+        latencies = [leg.hops * leg.tier.level.latency.value for leg in way.legs if leg.tier.level.latency]
+        kept = own.own_copy.value * way.own
+        moving = max((leg.size + kept) / (_rate(leg, own) * protocol.rate.value) for leg in way.legs)
+        yield way, name, (start + protocol.start.value, math.fsum(latencies) * protocol.hop.value, moving)
 
 
-def _hops(way: Way, protocol: Protocol) -> float:
-    latencies = [leg.hops * leg.tier.level.latency.value for leg in way.legs if leg.tier.level.latency]
-    return math.fsum(latencies) * protocol.hop.value
-
-
-def _moving(way: Way, own: Collectives, protocol: Protocol, kept: float) -> float:
-    """Seconds in which the bytes pass the busiest link, and those that a rank keeps are copied at the same pace."""
-
-    def seconds(leg: Leg) -> float:
-        rate = leg.tier.level.bandwidth.value * usable(leg.tier) * _share(leg.tier, own) * protocol.rate.value
-        return (leg.size + own.own_copy.value * kept + protocol.fill.value) / rate
-
-    return max(seconds(leg) for leg in way.legs)
+def _rate(leg: Leg, own: Collectives) -> float:
+    """Bytes a second of long messages."""
+    return leg.tier.level.bandwidth.value * usable(leg.tier) * _share(leg.tier, own)
 
 
 def _share(tier: Tier, own: Collectives) -> float:
@@ -147,7 +144,3 @@ def _share(tier: Tier, own: Collectives) -> float:
     if tier.level.topology == "host":
         return own.host_pair_rate.value if tier.ranks == 2 else own.host_rate.value
     return own.fabric_rate.value if tier.level.topology == "fat-tree" else own.link_rate.value
-
-
-def _start(leg: Leg, own: Collectives) -> float:
-    return (leg.tier.level.start or own.start).value
