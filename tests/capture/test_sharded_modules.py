@@ -11,6 +11,7 @@ import torch.distributed as dist
 from torch import nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
+from torch.distributed.tensor import DTensor
 from torch.distributed.tensor.parallel import (
     ColwiseParallel,
     PrepareModuleInput,
@@ -185,6 +186,43 @@ def test_profile_prices_the_links(mesh: Any) -> None:
     assert link.traffic_bytes == sum(kernel.traffic_bytes[link.name] for kernel in kernels) > 0
     assert link.energy_j == pytest.approx(sum(kernel.memory_energy_j[link.name] for kernel in kernels))
     assert sum(row.energy_j for row in prof.chips[0].rows("layer")) == pytest.approx(prof.total.energy_j)
+
+
+def test_dtensors_come_in_and_go_out(mesh: Any) -> None:
+    model = net()
+    for block in model.layers:
+        plan = {"up": ColwiseParallel(use_local_output=False), "down": RowwiseParallel(use_local_output=False)}
+        parallelize_module(block, mesh["tp"], {"norm": SequenceParallel(sequence_dim=0, use_local_output=False), **plan})
+    whole = DTensor.from_local(torch.empty(2, 8, 64, device="meta"), mesh["tp"], [Replicate()], run_check=False)
+    graph, alone = (capture(model, (whole,), repeats=repeats) for repeats in (True, False))
+    (given,) = [n for n in graph.graph.nodes if n.op == "placeholder"]
+    assert tuple(given.meta["val"].shape) == (2, 8, 64)
+    assert [str(n.target) for n in graph.graph.nodes] == [str(n.target) for n in alone.graph.nodes]
+    assert exchanges(graph) == exchanges(alone)
+
+
+class Attention(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.q, self.k, self.v, self.o = (nn.Linear(64, 64) for _ in range(4))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        batch, tokens, _ = x.shape
+        q, k, v = (f(x).view(batch, tokens, -1, 8).transpose(1, 2) for f in (self.q, self.k, self.v))
+        mixed = nn.functional.scaled_dot_product_attention(q, k, v, is_causal=True)
+        return self.o(mixed.transpose(1, 2).reshape(batch, tokens, -1))
+
+
+@pytest.mark.parametrize("use_local", [True, False])
+def test_attention_stays_whole(mesh: Any, use_local: bool) -> None:
+    with torch.device("meta"):
+        model = Attention().eval()
+    heads = {name: ColwiseParallel(use_local_output=use_local) for name in "qkv"}
+    parallelize_module(model, mesh["tp"], {**heads, "o": RowwiseParallel()})
+    work = workload(capture(model, (X,)))
+    (attention,) = [op for op in work if "scaled_dot_product_attention" in op.target]
+    assert attention.shapes.split()[0] == "2x2x8x8"  # 2 of 8 heads
+    assert [op.collective.kind for op in work if op.collective] == ["all_reduce"]
 
 
 def phases(graph: torch.fx.GraphModule, kind: str) -> list[tuple[str, float]]:
