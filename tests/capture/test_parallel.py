@@ -12,6 +12,7 @@ import torch.distributed as dist
 from torch_regflat.capture.huggingface import build_class
 from torch_regflat.errors import InputError
 from torch_regflat.layout import Layout
+from torch_regflat.models.gpt4_moe import Gpt4MoeConfig, Gpt4MoeEstimate
 from torch_regflat.profiler import capture_model
 from torch_regflat.workload import Workload
 
@@ -31,16 +32,21 @@ DEEPSEEK = transformers.DeepseekV3Config(
     first_k_dense_replace=1, q_lora_rank=24, kv_lora_rank=32, qk_nope_head_dim=16, qk_rope_head_dim=8, v_head_dim=16,
     vocab_size=256, max_position_embeddings=256,
 )  # fmt: skip
+TIED = transformers.LlamaConfig(**{**LLAMA.to_dict(), "tie_word_embeddings": True})
 MODELS = {
+    "tied": (transformers.LlamaForCausalLM, TIED),
     "dense": (transformers.LlamaForCausalLM, LLAMA),
     "experts": (transformers.MixtralForCausalLM, MIXTRAL),
     "latent attention": (transformers.DeepseekV3ForCausalLM, DEEPSEEK),
 }
-WHOLE = ("gate", "q_a_proj", "kv_a_proj_with_mqa", "rotary_emb", "layernorm", "norm")
+WHOLE = ("gate", "router", "embed_positions", "q_a_proj", "kv_a_proj_with_mqa", "rotary_emb", "layernorm", "norm")
 """What every chip of a tensor-parallel group does in full: routers, projections to latents, positions, norms."""
 
 
 def model_of(kind: str) -> torch.nn.Module:
+    if kind == "of our own":
+        with torch.device("meta"):
+            return Gpt4MoeEstimate(Gpt4MoeConfig(256, 64, 96, 2, 8, 8, 2, 256)).to(torch.bfloat16).eval()
     cls, config = MODELS[kind]
     return build_class(cls, config, torch.bfloat16)
 
@@ -67,6 +73,7 @@ def is_whole(name: str) -> bool:
 LAYOUTS = [
     ("dense", Layout(tp=4)),
     ("dense", Layout(tp=2, dp=2)),
+    ("tied", Layout(tp=4)),
     ("dense", Layout(dp=4)),
     ("experts", Layout(tp=4)),
     ("experts", Layout(tp=4, ep=4)),
@@ -79,6 +86,8 @@ LAYOUTS = [
     ("latent attention", Layout(tp=4)),
     ("latent attention", Layout(tp=2, ep=8, dp=4)),
     ("latent attention", Layout(tp=8, ep=8)),
+    ("of our own", Layout(tp=4)),
+    ("of our own", Layout(tp=2, ep=4, dp=2)),
 ]
 
 

@@ -192,7 +192,8 @@ def test_dtensors_come_in_and_go_out(mesh: Any) -> None:
     model = net()
     for block in model.layers:
         plan = {"up": ColwiseParallel(use_local_output=False), "down": RowwiseParallel(use_local_output=False)}
-        parallelize_module(block, mesh["tp"], {"norm": SequenceParallel(sequence_dim=0, use_local_output=False), **plan})
+        norm = SequenceParallel(sequence_dim=0, use_local_output=False)
+        parallelize_module(block, mesh["tp"], {"norm": norm, **plan})
     whole = DTensor.from_local(torch.empty(2, 8, 64, device="meta"), mesh["tp"], [Replicate()], run_check=False)
     graph, alone = (capture(model, (whole,), repeats=repeats) for repeats in (True, False))
     (given,) = [n for n in graph.graph.nodes if n.op == "placeholder"]
