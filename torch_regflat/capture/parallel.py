@@ -23,13 +23,27 @@ from .dispatch import Groups, install
 
 ADDED_RULES: dict[str, dict[str, str]] = {
     "deepseek_v3": {
-        f"layers.*.self_attn.{name}": style
-        for style, names in (("colwise", ("q_proj", "q_b_proj", "kv_b_proj")), ("rowwise", ("o_proj",)))
-        for name in names
+        "layers.*.self_attn.q_proj": "colwise",
+        "layers.*.self_attn.q_b_proj": "colwise",
+        "layers.*.self_attn.kv_b_proj": "colwise",
+        "layers.*.self_attn.o_proj": "rowwise",
+    },
+    "gpt_oss": {
+        "embed_tokens": "embedding_rowwise",
+        "layers.*.self_attn.q_proj": "colwise",
+        "layers.*.self_attn.k_proj": "colwise",
+        "layers.*.self_attn.v_proj": "colwise",
+        "layers.*.self_attn.sinks": "colwise",
+        "layers.*.self_attn": "local_params",
+        "layers.*.self_attn.o_proj": "rowwise",
+        "layers.*.mlp.experts.gate_up_proj": "rowwise",  # stored transposed
+        "layers.*.mlp.experts.gate_up_proj_bias": "rowwise",
+        "layers.*.mlp.experts.down_proj": "colwise",
+        "layers.*.mlp.experts": "moe_tp_experts",
     },
 }
 """By model_type, rules that transformers' own plan lacks: its DeepSeek-V3 leaves attention whole on every rank, while
-its DeepSeek-V3.2 has these, and every serving engine divides the heads."""
+its DeepSeek-V3.2 has these; its GPT-OSS divides only the head. Every serving engine divides all of these."""
 
 WORTH_SAYING = 0.0005
 """Share of the weight bytes from which on it is said that they stay whole; norms alone are less."""
