@@ -168,6 +168,25 @@ def _quiet() -> Any:
     return contextlib.nullcontext()
 
 
+def test_collectives_that_really_run_are_recorded_beside(mesh: Any) -> None:
+    model = nn.Linear(64, 64)
+    with regflat.profiling(model, chip="h100-sxm") as p:
+        y = model(torch.zeros(2, 64))
+        dist.all_reduce(y, group=mesh["tp"].get_group())
+        y = y * 2
+    (reduced,) = [op for op in p.profile.workload if op.collective]
+    assert reduced.collective == Collective("all_reduce", 2 * 64 * 4.0, RANKS, stride=1)
+    read = next(op for op in p.profile.workload if op.target.startswith("aten.mul"))
+    assert read.inputs == reduced.outputs
+
+
+def test_dtensors_that_really_run_are_refused(mesh: Any) -> None:
+    model = tensor_parallel(net("cpu"), mesh)
+    said = "operators on DTensors cannot be recorded while they run; pass the module to profile()"
+    with pytest.raises(regflat.CaptureError, match=said), regflat.profiling(model, chip="h100-sxm"):
+        model(torch.zeros(2, 8, 64))
+
+
 def test_what_cannot_be_captured_says_what_can(mesh: Any) -> None:
     def function(x: torch.Tensor) -> torch.Tensor:
         parts = [torch.empty_like(x) for _ in range(2 * RANKS)] if dist.get_rank() == 0 else None
