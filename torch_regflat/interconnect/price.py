@@ -130,13 +130,15 @@ def _timed(way: Way, own: Collectives) -> Iterator[tuple[Way, str, tuple[float, 
     for name, protocol in protocols.items():
         latencies = [leg.hops * leg.tier.level.latency.value for leg in way.legs if leg.tier.level.latency]
         kept = own.own_copy.value * way.own
-        moving = max((leg.size + kept) / (_rate(leg, own) * protocol.rate.value) for leg in way.legs)
+        moving = max((leg.size + kept) / (_rate(leg, way, own) * protocol.rate.value) for leg in way.legs)
         yield way, name, (start + protocol.start.value, math.fsum(latencies) * protocol.hop.value, moving)
 
 
-def _rate(leg: Leg, own: Collectives) -> float:
+def _rate(leg: Leg, way: Way, own: Collectives) -> float:
     """Bytes a second of long messages."""
-    return leg.tier.level.bandwidth.value * usable(leg.tier) * _share(leg.tier, own)
+    level = leg.tier.level
+    adding = level.in_network.value if way.by_switch and level.in_network is not None else 1.0
+    return level.bandwidth.value * usable(leg.tier) * _share(leg.tier, own) * adding
 
 
 def _share(tier: Tier, own: Collectives) -> float:
