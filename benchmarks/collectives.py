@@ -352,8 +352,8 @@ def page(found: Sequence[tuple[Cell, float]], unknown: Sequence[tuple[Cell, floa
         tabulate(without, headers=("GPU left out", *heads[2:4]), tablefmt="github", disable_numparse=True),
         "The form of the model was chosen with all of these rows in sight, its numbers with the fitted ones alone. The "
         "latency of the links of B200, B300, GB200 and GB300 is an estimate from another source (`nccl-1940` in their "
-        "files). The package has no rows of several machines. All-reduces of long messages that others published of 256 and "
-        "16 H100 come out 6 % and -7 % off, of a rack of 72 GB200 17 to 38 % too fast "
+        "files). The package has no rows of several machines. All-reduces of long messages that others published of "
+        "256 and 16 H100 come out 6 % and -7 % off, of a rack of 72 GB200 17 to 38 % too fast "
         "(`tests/interconnect/test_published.py`).",
     ]
     return "\n\n".join(parts) + "\n"
