@@ -55,7 +55,7 @@ class Intervals:
 
 
 def _wider(one: Ends, other: Ends) -> Ends:
-    """Both together. Exchanges run in one library on all chips, so that the spread on measured ones counts for others."""
+    """Both together: exchanges run in one library on all chips, so the spread on measured ones counts for others."""
     if None in (*one, *other):
         return one
     return min(one[0], other[0]), max(one[1], other[1])  # type: ignore[type-var]
