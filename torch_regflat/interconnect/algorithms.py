@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from ..hardware.software import Family
 from ..workload import Collective
@@ -38,6 +38,8 @@ class Way:
     family: Family
     legs: tuple[Leg, ...]
     own: float = 0.0
+    by_switch: bool = False
+    """Whether the nearest switch adds up."""
 
 
 def message(collective: Collective) -> float:
@@ -95,13 +97,14 @@ def _in_network(size: float, tiers: tuple[Tier, ...]) -> Way | None:
     exchange their shares in trees.
     """
     first = tiers[0]
-    if not first.level.in_network or first.ranks < 2:
+    if first.level.in_network is None or first.ranks < 2:
         return None
     legs, below = [Leg(first, 2.0, size * (1.0 + 1.0 / first.ranks))], first.ranks
     for tier in tiers[1:]:
         legs.append(Leg(tier, 2.0 * math.ceil(math.log2(tier.ranks)), 2.0 * size / below))
         below *= tier.ranks
-    return Way("in-network" if len(tiers) == 1 else "in-network and tree", "in-network", tuple(legs))
+    name = "in-network" if len(tiers) == 1 else "in-network and tree"
+    return Way(name, "in-network", tuple(legs), by_switch=True)
 
 
 def _one_shot(size: float, tiers: tuple[Tier, ...]) -> Way | None:
@@ -116,9 +119,10 @@ def _two_shot(size: float, tiers: tuple[Tier, ...]) -> Way | None:
 
 def _multicast(size: float, tiers: tuple[Tier, ...]) -> Way | None:
     """One kernel that lets the switch add up and hand out (`multimem` instructions)."""
-    if not tiers[0].level.in_network:
+    if tiers[0].level.in_network is None:
         return None
-    return _direct("multicast", tiers, 1, lambda n: size * (1.0 + 1.0 / n))
+    found = _direct("multicast", tiers, 1, lambda n: size * (1.0 + 1.0 / n))
+    return None if found is None else replace(found, by_switch=True)
 
 
 def _direct(name: str, tiers: tuple[Tier, ...], rounds: int, moved: Callable[[int], float]) -> Way | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from ..errors import InputError
@@ -47,23 +47,19 @@ class Exchange:
 NOTHING = Exchange(0.0, 0.0, 0.0, "", "none", {}, {})
 
 
-def price(
-    chip: Chip, collective: Collective, software: Software | None = None, others: Sequence[Chip] = ()
-) -> Exchange:
+def price(chip: Chip, collective: Collective, software: Software | None = None) -> Exchange:
     """What a collective takes on chips of this kind: the fastest algorithm that `software` (the chip's own) has.
 
-    Raises `InputError` for sizes that make no sense, and where the chip does not reach so many (naming those of
-    `others` that do). A group of one exchanges nothing.
+    Raises `InputError` for sizes that make no sense, and where the chip does not reach so many, naming some that
+    do. A group of one exchanges nothing.
     """
-    return options(chip, collective, software, others)[0]
+    return options(chip, collective, software)[0]
 
 
-def options(
-    chip: Chip, collective: Collective, software: Software | None = None, others: Sequence[Chip] = ()
-) -> list[Exchange]:
+def options(chip: Chip, collective: Collective, software: Software | None = None) -> list[Exchange]:
     """Every way to run a collective, the fastest first; raises as `price` does."""
     _check(collective)
-    found = tiers(chip, collective, others)
+    found = tiers(chip, collective)
     if not found:
         return [NOTHING]
     own = collectives_of(chip, software)
@@ -91,10 +87,10 @@ def _a(kind: str) -> str:
     return f"{'an' if kind[0] in 'aeiou' else 'a'} {kind}"
 
 
-def bound_s(chip: Chip, collective: Collective, others: Sequence[Chip] = ()) -> float:
+def bound_s(chip: Chip, collective: Collective) -> float:
     """Seconds that the bytes of the best algorithm need at the datasheet bandwidth of the links, and nothing else."""
     _check(collective)
-    found = tiers(chip, collective, others)
+    found = tiers(chip, collective)
     return min(
         (max(leg.size / leg.tier.level.bandwidth.value for leg in way.legs) for way in ways(collective, found)),
         default=0.0,
@@ -130,13 +126,15 @@ def _timed(way: Way, own: Collectives) -> Iterator[tuple[Way, str, tuple[float, 
     for name, protocol in protocols.items():
         latencies = [leg.hops * leg.tier.level.latency.value for leg in way.legs if leg.tier.level.latency]
         kept = own.own_copy.value * way.own
-        moving = max((leg.size + kept) / (_rate(leg, own) * protocol.rate.value) for leg in way.legs)
+        moving = max((leg.size + kept) / (_rate(leg, way, own) * protocol.rate.value) for leg in way.legs)
         yield way, name, (start + protocol.start.value, math.fsum(latencies) * protocol.hop.value, moving)
 
 
-def _rate(leg: Leg, own: Collectives) -> float:
+def _rate(leg: Leg, way: Way, own: Collectives) -> float:
     """Bytes a second of long messages."""
-    return leg.tier.level.bandwidth.value * usable(leg.tier) * _share(leg.tier, own)
+    level = leg.tier.level
+    adding = level.in_network.value if way.by_switch and level.in_network is not None else 1.0
+    return level.bandwidth.value * usable(leg.tier) * _share(leg.tier, own) * adding
 
 
 def _share(tier: Tier, own: Collectives) -> float:
