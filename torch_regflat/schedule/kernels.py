@@ -61,7 +61,7 @@ class Kernel:
 
 
 def _short(op: Operation) -> str:
-    return op.collective.kind if op.collective is not None else op.target.removeprefix("aten.").split(".")[0]
+    return op.collective.kind if op.collective is not None else op.target.removeprefix("aten.").removeprefix("regflat.").split(".")[0]
 
 
 def form_kernels(workload: Workload, mode: Mode = GRAPH) -> list[Kernel]:
