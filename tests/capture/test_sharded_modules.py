@@ -10,7 +10,7 @@ import torch
 import torch.distributed as dist
 from torch import nn
 from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.fsdp import fully_shard
+from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor
 from torch.distributed.tensor.parallel import (
     ColwiseParallel,
@@ -108,6 +108,16 @@ def test_nothing_of_the_whole_leaks_into_the_graph(mesh: Any) -> None:
     assert not [val for val in vals if 256 in val.shape]
     dead = [n for n in graph.graph.nodes if n.op == "call_function" and not n.users]
     assert not dead
+
+
+def test_the_graph_computes_what_this_rank_computes(mesh: Any) -> None:
+    """On the fake process group both leave partial sums as they are."""
+    torch.manual_seed(0)
+    model, x = tensor_parallel(net("cpu"), mesh), torch.randn(2, 8, 64)
+    graph = capture(model, (x,))
+    (found,) = torch.fx.Interpreter(graph).run(x)
+    with torch.no_grad():
+        torch.testing.assert_close(found, model(x))
 
 
 def test_repeated_blocks_are_run_once(mesh: Any) -> None:
@@ -273,6 +283,21 @@ def test_fsdp_training_gathers_and_scatters(mesh: Any, device: str) -> None:
     assert updated == 3 * block / RANKS
     gathered = {t for op in work if "split_with_sizes_copy" in op.target for t in op.outputs}
     assert all(gathered & set(op.inputs) for op in work if op.target == "aten.addmm.default")
+
+
+def test_fsdp_over_two_dimensions_adds_up_over_both(mesh: Any) -> None:
+    """Hybrid: shards within 4 ranks, which are 1 apart, copies over 2, which are 4 apart; reduced in float32."""
+    block = sum(p.numel() for p in Block().parameters())
+    policy = MixedPrecisionPolicy(param_dtype=torch.bfloat16, reduce_dtype=torch.float32)
+    model = net()
+    for part in (*model.layers, model):
+        fully_shard(part, mesh=mesh, mp_policy=policy)
+    found = [op.collective for op in workload(capture_training(model, (X,))) if op.collective]
+    assert set(found) == {
+        Collective("all_gather", block * 2 / RANKS, RANKS, 1),
+        Collective("reduce_scatter", block * 4.0, RANKS, 1),
+        Collective("all_reduce", block * 4 / RANKS, 2, RANKS),
+    }
 
 
 def test_fsdp_is_left_as_it_was(mesh: Any) -> None:
