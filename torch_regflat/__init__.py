@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     )
     from .hardware.chip import Chip
     from .hardware.library import load as load_chip
+    from .layout import Layout
     from .operators.building import Loop, elementwise, matmul, stream
     from .operators.lowering import Lower
     from .operators.registry import Call, operator
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
     from .result import Result
     from .schedule.tile import Tile
     from .study.compare import compare
+    from .study.layouts import layouts
     from .study.sweep import sweep
     from .workload import LoopNest, Operand
 
@@ -57,10 +59,12 @@ _PUBLIC = {
     "elementwise": ("operators.building", "elementwise"),
     "matmul": ("operators.building", "matmul"),
     "stream": ("operators.building", "stream"),
+    "Layout": ("layout", "Layout"),
     "LoopNest": ("workload", "LoopNest"),
     "Operand": ("workload", "Operand"),
     "Tile": ("schedule.tile", "Tile"),
     "Chip": ("hardware.chip", "Chip"),
+    "layouts": ("study.layouts", "layouts"),
     "sweep": ("study.sweep", "sweep"),
     "compare": ("study.compare", "compare"),
     "load_chip": ("hardware.library", "load"),
@@ -83,6 +87,7 @@ __all__ = [
     "Chip",
     "ChipError",
     "InputError",
+    "Layout",
     "Loop",
     "LoopNest",
     "Lower",
@@ -97,6 +102,7 @@ __all__ = [
     "__version__",
     "compare",
     "elementwise",
+    "layouts",
     "load_chip",
     "load_result",
     "matmul",

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from ..workload import Access, Kind, LoopNest, Operand, Role
+from ..workload import Access, Collective, Kind, LoopNest, Operand, Role
 
 if TYPE_CHECKING:
     from .problem import Problem
@@ -119,6 +119,8 @@ class KernelShape:
     """How they were fused, in words."""
     held_bytes: float = 0.0
     """What they hold on chip beside the tiles of a step."""
+    exchange: Collective | None = None
+    """What it exchanges with other chips, beside what it moves in the memories of its own."""
 
     @property
     def is_tiled(self) -> bool:

@@ -16,11 +16,13 @@ from ..hardware.chip import Chip
 from ..hardware.software import Software
 from ..result import Alternative, Explanation, OperandUse
 from ..workload import Workload
+from .exchanges import explained
 from .explain_fused import explain_fused
 from .explain_managed import STREAMS, explain_managed, names_of, streams
 from .kernels import Kernel
 from .program import Prices, program_of
-from .select import Search, bound_by, choose, describe, pick
+from .search import choose
+from .select import Search, bound_by, describe, pick
 
 AXES = ("b", "m", "n", "k")
 
@@ -48,15 +50,20 @@ def explain(
     found = [k for k in program.kernels if runs(k, path)]
     shapes = [program.shapes[k.index] for k in found]
     if chip.memory_system != "cache":
-        return [
+        said = [
             explain_fused(k, priced[shape], workload, chip)
             if k.fused is not None
             else explain_managed(k, shape, chip, software, losers)
             for k, shape in zip(found, shapes, strict=True)
         ]
-    search = Search(chip, software, chip_tensors([chip], [software], conditions), "latency", conditions=conditions)
-    chosen = [choice.shape for choice in choose(shapes, chip, software, conditions=conditions)]
-    return [_explain(k, shape, search, losers) for k, shape in zip(found, chosen, strict=True)]
+        if not any(shape.exchange for shape in shapes):
+            return said
+        chosen = [priced[shape] for shape in shapes]
+    else:
+        chosen = choose(shapes, chip, software, conditions=conditions)
+        search = Search(chip, software, chip_tensors([chip], [software], conditions), "latency", conditions=conditions)
+        said = [_explain(k, choice.shape, search, losers) for k, choice in zip(found, chosen, strict=True)]
+    return [explained(one, choice, chip, software) for one, choice in zip(said, chosen, strict=True)]
 
 
 def runs(kernel: Kernel, path: str) -> bool:

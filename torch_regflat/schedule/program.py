@@ -13,6 +13,7 @@ from ..hardware.chip import Chip
 from ..hardware.software import Software
 from ..units import format_bytes
 from ..workload import Workload
+from .exchanges import waits_of
 from .fused.decide import Options, Watts, with_chains
 from .fused.nest import FusedNest
 from .kernels import Kernel
@@ -28,18 +29,18 @@ STREAM_RESERVE = 0.25
 """Share of a register memory kept free of resident tensors, so that loads can run ahead (a choice of ours)."""
 
 
-WORTH = 1.0 - 1e-4
+WORTH = 1.0 - 1e-3
 """What fusing must win of the whole run, in the objective or, that being equal, in the other measure."""
 
 
 class Prices(dict[KernelShape, Choice]):
-    """What distinct kernels cost on one chip, and the chains that were fused there (None: not decided yet)."""
+    """What distinct kernels cost on one chip, and the chains that were fused there, of each workload of the run."""
 
-    chains: tuple[FusedNest, ...] | None = None
+    chains: tuple[tuple[FusedNest, ...], ...] = ()
 
-    def executed(self, kernels: list[Kernel]) -> list[Kernel]:
-        """Kernels of a workload as they run."""
-        return with_chains(kernels, self.chains) if self.chains else kernels
+    def executed(self, *workloads: list[Kernel]) -> list[Kernel]:
+        """The kernels of the run's workloads as they run, one workload after the other."""
+        return [k for kernels, fused in zip(workloads, self.chains, strict=True) for k in with_chains(kernels, fused)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,9 +166,9 @@ def program_of(
 ) -> tuple[Program, dict[KernelShape, Choice]]:
     """The program that a run of this workload decides for, and the prices of its kernels; `prices` spare a search."""
     scheduler, priced = Scheduler(chip, software, conditions), Prices(prices or {})
-    if prices is None or prices.chains is None:
+    if prices is None or len(prices.chains) != 1:
         return scheduler.decided([(kernels, workload)], priced)[0], priced
-    program = scheduler.program(kernels, workload, prices.chains)
+    program = scheduler.program(kernels, workload, prices.chains[0])
     scheduler.price([program], priced)
     return program, priced
 
@@ -178,10 +179,15 @@ def places_of(
     """What each kernel finds on this chip, by its memory system's policy and the conditions at the start."""
     last = chip.on_chip[-1].usable_bytes
     if chip.memory_system == "cache":
-        return cached(kernels, workload, last * software.residency_share.value, conditions)
-    if chips_for_weights(kernels, workload, chip) == 1:
-        return preloaded(kernels, workload, last, STREAM_RESERVE)
-    return managed(kernels, workload, last, STREAM_RESERVE)
+        places = cached(kernels, workload, last * software.residency_share.value, conditions)
+    elif chips_for_weights(kernels, workload, chip) == 1:
+        places = preloaded(kernels, workload, last, STREAM_RESERVE)
+    else:
+        places = managed(kernels, workload, last, STREAM_RESERVE)
+    if any(kernel.collective is not None for kernel in kernels):
+        for kernel, place, after in zip(kernels, places, waits_of(kernels), strict=True):
+            place.exchanges, place.after = kernel.collective is not None, after
+    return places
 
 
 def chips_for_weights(kernels: list[Kernel], workload: Workload, chip: Chip) -> int | None:

@@ -48,6 +48,10 @@ class Residency:
     standing_bytes: float = 0.0
     room: float = 1.0
     """Share of the memory that they leave."""
+    exchanges: bool = False
+    """Whether the kernel exchanges with other chips, beside the engines."""
+    after: tuple[int, ...] = ()
+    """Where kernels exchange: those that end before this one starts. Others follow one another."""
 
     def read_share(self, tensor: int) -> float:
         """Share of a tensor's reads that are served on chip."""

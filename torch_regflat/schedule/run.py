@@ -14,17 +14,18 @@ from ..hardware.chip import Chip
 from ..hardware.evidence import evidence_of
 from ..hardware.library import describe_rows
 from ..hardware.software import Software
+from ..interconnect import NOTHING, bound_s
 from ..result import ChipFigure, ChipResult, Coverage, Fit, Interval, KernelCost, LevelCost, Part, Total, ends
 from ..timeline import KernelSpan, Timeline, TransferSpan
 from ..workload import Operation, Workload
 from .intervals import Ends, Intervals
 from .kernels import Kernel
-from .managed import rechosen
 from .mapper.found import Objective
 from .program import Prices, Program, Scheduler, program_of, weights_note
-from .search import choose
+from .search import choose, rechosen
 from .select import Choice, Shuffle, bound_by
 from .timeline.chip import Slot, schedule_of, slots_of, stalls_of
+from .timeline.records import NETWORK
 from .uncertainty import kind_of
 
 
@@ -71,7 +72,7 @@ def run_all(
     priced = Prices() if prices is None else prices
     scheduler = Scheduler(chip, software, conditions, objective, shuffle)
     programs = scheduler.decided([(job.kernels, job.workload) for job in jobs], priced)
-    priced.chains = programs[0].chains if len(programs) == 1 else None
+    priced.chains = tuple(program.chains for program in programs)
     distinct = list(dict.fromkeys(shape for program in programs for shape in program.shapes))
     chosen = [priced[shape] for shape in distinct]
 
@@ -106,14 +107,14 @@ def timeline(
         computing_s=schedule.end_s - math.fsum(stalls.values()),
         stalls_s=stalls,
         kernels=tuple(
-            KernelSpan(_name(kernel), kernel.path, one.start_s, one.go_s, one.end_s, one.stalls)
+            KernelSpan(kernel.name, kernel.path, one.start_s, one.go_s, one.end_s, one.stalls)
             for kernel, one in zip(program.kernels, schedule.tasks, strict=True)
         ),
         transfers=tuple(
             TransferSpan(
                 kernel=one.task,
                 what=one.what,
-                resource=chip.external.name,
+                resource=one.resource or chip.external.name,
                 tensors=tuple(names[t] for t in one.data),
                 size_bytes=one.size,
                 start_s=one.segments[0].start,
@@ -152,9 +153,10 @@ class _Maker:
             chip_hash=chip.hash,
             evidence=self.evidence,
             fit=job.fit,
-            total=_total(costs, chip, self.intervals.interval),
+            total=total_of(costs, chip, self.intervals.interval),
             coverage=coverage(job.workload),
-            levels=_levels(costs, chip),
+            levels=levels_of(costs, chip),
+            links=links_of(costs, chip),
             kernels=costs,
             peak_flops_per_s=_peak(chip, main_dtype(job.workload)),
             interval=self.intervals.interval,
@@ -243,8 +245,9 @@ class _Pricer:
         share = work / nominal if nominal else 1.0
         peak = _peak(self.chip, shape.dtype)
         traffic = zip(self.levels, choice.read_bytes, choice.write_bytes, strict=True)
+        exchange = choice.exchange or NOTHING
         return _Known(
-            name=_name(kernel),
+            name=kernel.name,
             shares=tuple(s / total if total else 1.0 / len(alone) for s in alone),
             part_flops=tuple((op.flops, math.fsum(nest.work * share for nest in op.nests)) for op in kernel.operations),
             flops=sum(op.flops for op in kernel.operations),
@@ -252,9 +255,9 @@ class _Pricer:
             ideal_s=work / peak if peak else 0.0,
             vector_ops=math.fsum(n.vector_ops + n.special_ops for n in nests),
             far_s=far / self.external.read_bytes_per_s,
-            traffic={name: read + written for name, read, written in traffic},
+            traffic={**{name: read + written for name, read, written in traffic}, **exchange.sent_bytes},
             by_role=_by_role(shape, choice),
-            energy=dict(zip(self.levels, choice.level_energy_j, strict=True)),
+            energy={**dict(zip(self.levels, choice.level_energy_j, strict=True)), **exchange.energy_j},
             busy={**choice.resources_s, self.external.name: choice.external_s, "launch": choice.overhead_s},
         )
 
@@ -263,6 +266,8 @@ def _bound_by(choice: Choice, slot: Slot, external: str) -> str:
     if slot.waited_for:
         return f"{external} bandwidth"
     busy = {**choice.resources_s, external: choice.external_s, "launch": choice.overhead_s}
+    if choice.exchange is not None and choice.exchange.seconds >= choice.overhead_s:
+        return NETWORK
     return bound_by(busy, choice.stretch, external)
 
 
@@ -294,6 +299,8 @@ def roofline_s(kernels: Sequence[Kernel], chip: Chip, phase: str | None = None) 
 
 def _kernel_roofline(kernel: Kernel, chip: Chip) -> float:
     moved = math.fsum((*kernel.reads.values(), *kernel.writes.values())) / chip.external.read_bytes_per_s
+    if kernel.collective is not None:
+        return max(moved, bound_s(chip, kernel.collective))
     return max(moved, math.fsum(_arithmetic_s(op, chip) for op in kernel.operations))
 
 
@@ -315,7 +322,8 @@ def _peaks(costs: Sequence[KernelCost], chip: Chip) -> dict[str, float]:
     return dict(sorted(peaks.items(), key=lambda item: (-item[1], item[0])))
 
 
-def _total(costs: Sequence[KernelCost], chip: Chip, interval: Interval) -> Total:
+def total_of(costs: Sequence[KernelCost], chip: Chip, interval: Interval) -> Total:
+    """The sums of kernels that run one after the other."""
     latency = math.fsum(c.latency_s for c in costs)
     memory = math.fsum(e for c in costs for e in c.memory_energy_j.values())
     compute = math.fsum(c.compute_energy_j for c in costs)
@@ -347,7 +355,8 @@ def _total(costs: Sequence[KernelCost], chip: Chip, interval: Interval) -> Total
     )
 
 
-def _levels(costs: Sequence[KernelCost], chip: Chip) -> tuple[LevelCost, ...]:
+def levels_of(costs: Sequence[KernelCost], chip: Chip) -> tuple[LevelCost, ...]:
+    """Traffic and energy of each memory level."""
     return tuple(
         LevelCost(
             level.name,
@@ -357,6 +366,18 @@ def _levels(costs: Sequence[KernelCost], chip: Chip) -> tuple[LevelCost, ...]:
         )
         for level in chip.memory
     )
+
+
+def links_of(costs: Sequence[KernelCost], chip: Chip) -> tuple[LevelCost, ...]:
+    """What is sent to other chips, by way; empty where nothing is."""
+    found = []
+    for way in chip.ways:
+        sent = [cost for cost in costs if way.name in cost.traffic_bytes]
+        if sent:
+            moved = math.fsum(cost.traffic_bytes[way.name] for cost in sent)
+            joules = math.fsum(cost.memory_energy_j[way.name] for cost in sent)
+            found.append(LevelCost(way.name, moved, joules, way.bandwidth.value))
+    return tuple(found)
 
 
 def main_dtype(workload: Workload) -> str:
@@ -394,11 +415,3 @@ def check_dtypes(kernels: Sequence[Kernel], chip: Chip) -> None:
                         f"{chip.name} cannot compute in {nest.dtype}, which {op.path or 'the model'} ({op.target}) "
                         f"needs; it does {does}: choose another dtype or chip"
                     )
-
-
-def _name(kernel: Kernel) -> str:
-    return "+".join(dict.fromkeys(_short(op.target) for op in kernel.operations))
-
-
-def _short(target: str) -> str:
-    return target.removeprefix("aten.").split(".")[0]

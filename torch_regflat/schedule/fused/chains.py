@@ -90,7 +90,7 @@ class _Walk:
         kernels = self.owner.kernels
         phase = kernels[self.first].operations[0].phase
         for kernel in kernels[self.first : self.first + LONGEST]:
-            if kernel.operations[0].phase != phase:
+            if kernel.operations[0].phase != phase or kernel.collective is not None:
                 return
             depends = any(t in self.written for t in (*kernel.reads, *kernel.writes))
             found = None

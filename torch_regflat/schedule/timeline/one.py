@@ -77,7 +77,7 @@ class Placement:
         ahead = number(self.loaded_s / timing.load_s) * timing.load_bytes * self.streamed if timing.load_bytes else 0.0
         end, progress, stores, left = self._compute(go)
         placed = Placed(
-            self.step.task, self.start, go, end, {}, max(timing.workspace, ahead), self.staged
+            self.step.task, self.start, go, end, {}, max(timing.workspace, ahead), self.staged, timing.engine
         )
         streamed = (timing.load_s - self.ahead_s) / timing.load_s if timing.load_s > 0.0 else 0.0
         owner.ports.run(go, end, self.core * timing.busy(streamed))
