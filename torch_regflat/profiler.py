@@ -340,8 +340,12 @@ def capture_model(
     mode: str = "graph",
     strict: bool = False,
     hints: Hints | None = None,
+    logits: int | None = None,
 ) -> Captured:
-    """A model in one phase as kernels, before any chip; the options are those of `profile_model`."""
+    """A model in one phase as kernels, before any chip; the options are those of `profile_model`.
+
+    `logits` limits the logits of a prefill or extension to so many last tokens, as serving engines do.
+    """
     from .capture.huggingface import prepare
 
     changes = _Changes(weights=weights, activations=activations, routing_skew=checked_skew(routing_skew)).checked()
@@ -357,6 +361,7 @@ def capture_model(
             kv_dtype=kv_dtype,
             trust_remote_code=trust_remote_code,
             hints=hints,
+            logits=logits,
         )
         notes = ready.notes
         if ready.phase == "train":
@@ -588,7 +593,7 @@ def _price(captured: Captured, chips: list[Chip], strict: bool, execution: Execu
             context=labels.context,
             mode=execution.mode.name,
             model_version=MODEL_VERSION,
-            versions=_versions(),
+            versions=versions(),
             notes=labels.notes,
             graph_hash=fingerprint(captured.graph),
         ),
@@ -648,7 +653,8 @@ def _modules_bytes(modules: list[nn.Module]) -> int | None:
     return sum(seen.values()) if modules else None
 
 
-def _versions() -> dict[str, str]:
+def versions() -> dict[str, str]:
+    """Versions of what a profile was made with."""
     found = {"torch_regflat": __version__, "torch": torch.__version__}
     with contextlib.suppress(importlib.metadata.PackageNotFoundError):
         found["transformers"] = importlib.metadata.version("transformers")

@@ -1,0 +1,179 @@
+"""What one forward pass costs: the one place where requests and served models meet the profiler."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from ..errors import InputError
+from ..hardware.chip import Chip
+from ..hardware.library import load
+from ..hardware.software import Software
+from ..layout import Layout
+from ..profiler import Captured, capture_model
+from ..result import ChipResult, KernelCost
+from ..schedule.modes import Execution
+from ..schedule.run import run_all
+from ..schedule.select import check
+from ..served import StepCost
+
+ONE = Layout()
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One forward pass: each of `batch` sequences brings `new` tokens to the `cached` ones that it has.
+
+    Logits are computed of the last of the new tokens, or of all where they are `checked` drafts.
+    """
+
+    batch: int
+    new: int = 1
+    cached: int = 0
+    checked: bool = False
+
+    @property
+    def phase(self) -> str:
+        if not self.cached:
+            return "prefill"
+        return "decode" if self.new == 1 else "extend"
+
+    @property
+    def lengths(self) -> dict[str, int]:
+        """As `capture_model` takes them."""
+        if self.phase == "prefill":
+            return {"seq_len": self.new}
+        return {"context": self.cached} if self.phase == "decode" else {"seq_len": self.new, "context": self.cached}
+
+
+@dataclass(frozen=True)
+class Model:
+    """A model and how it is priced: the options of `profile_model` but for sizes and chips. Captures are kept."""
+
+    spec: str | nn.Module
+    dtype: str | None = None
+    kv_dtype: str | None = None
+    weights: str | None = None
+    activations: str | None = None
+    routing_skew: float = 0.0
+    mode: str = "serving"
+    software: str | Path | Software | None = None
+    strict: bool = False
+    trust_remote_code: bool = False
+    hints: Any = None
+    _captured: dict[tuple[Step, Layout], Captured] = field(default_factory=dict, repr=False, compare=False)
+
+    @property
+    def name(self) -> str:
+        return self.spec if isinstance(self.spec, str) else type(self.spec).__name__
+
+    def captured(self, step: Step, layout: Layout = ONE) -> Captured:
+        """The pass as kernels, before any chip."""
+        found = self._captured.get((step, layout))
+        if found is None:
+            if len(self._captured) >= _KEPT:
+                del self._captured[next(iter(self._captured))]
+            found = self._captured[step, layout] = self._capture(step, layout)
+        return found
+
+    def _capture(self, step: Step, layout: Layout) -> Captured:
+        if layout != ONE:
+            raise InputError(f"a layout of {layout} is not priced yet; leave tp, ep, pp and dp at 1")
+        names = ("dtype", "kv_dtype", "weights", "activations", "routing_skew", "mode", "strict", "trust_remote_code")
+        options = {name: getattr(self, name) for name in (*names, "hints")}
+        logits = step.new if step.checked else 1
+        return capture_model(
+            self.spec, phase=step.phase, batch=step.batch, **step.lengths, logits=logits, **options
+        )
+
+
+_KEPT = 24
+"""Captures kept: as many as the chips that are looked at one after the other can share."""
+
+
+class Steps:
+    """Prices passes of one model on chips of one kind, each of them once."""
+
+    def __init__(self, model: Model, chip: str | Path | Chip) -> None:
+        self.model, self.chip = model, load(chip)
+        check(self.chip)
+        self.execution = Execution.of(model.mode, model.software, [self.chip])
+        self.interval = ""
+        self.dtype = ""
+        self.notes: tuple[str, ...] = ()
+        self._known: dict[tuple[Step, Layout], StepCost] = {}
+
+    def cost(self, step: Step, layout: Layout = ONE) -> StepCost:
+        """What a pass costs."""
+        return self.costs([step], layout)[0]
+
+    def costs(self, steps: Sequence[Step], layout: Layout = ONE) -> list[StepCost]:
+        """What each of some passes costs; those that are new are priced together."""
+        new = [step for step in dict.fromkeys(steps) if (step, layout) not in self._known]
+        for start in range(0, len(new), _TOGETHER):
+            some = new[start : start + _TOGETHER]
+            captured = [self.model.captured(step, layout) for step in some]
+            results = self._price(captured)
+            self.notes, self.dtype = captured[0].labels.notes, captured[0].labels.dtype
+            for step, result in zip(some, results, strict=True):
+                self.interval = str(result.interval)
+                self._known[step, layout] = step_cost(result, layout)
+        return [self._known[step, layout] for step in steps]
+
+    def _price(self, captured: Sequence[Captured]) -> list[ChipResult]:
+        chip, mode = self.chip, self.execution.mode
+        jobs = [one.job(chip) for one in captured]
+        return run_all(jobs, chip, self.execution.software_of(chip), conditions=mode.conditions)
+
+
+_TOGETHER = 16
+"""Passes priced at once, which bounds memory."""
+
+
+def step_cost(result: ChipResult, layout: Layout = ONE) -> StepCost:
+    """The cost of a pass from the profile of one chip of the layout."""
+    total, fit = result.total, result.fit
+    bounds: dict[str, list[float]] = {}
+    for kernel in result.kernels:
+        bounds.setdefault(kernel.bound_by, []).append(kernel.latency_s)
+    return StepCost(
+        seconds=total.latency_s,
+        low_s=total.latency_low_s,
+        high_s=total.latency_high_s,
+        energy_j={part: joules * layout.chips for part, joules in _energy(result).items()},
+        bound_s={name: math.fsum(times) for name, times in bounds.items()},
+        attention_s=math.fsum(k.latency_s for k in result.kernels if k.kind == "attention"),
+        executed_flops=total.executed_flops * layout.chips,
+        weights_bytes=fit.weights_bytes,
+        kv_cache_bytes=fit.kv_cache_bytes,
+        activations_bytes=fit.activations_bytes,
+        has_bytes=fit.has_bytes,
+    )
+
+
+def _energy(result: ChipResult) -> dict[str, float]:
+    """Joules of one chip by part; see `StepCost`."""
+    external = result.levels[-1].name
+    parts: dict[str, list[float]] = {}
+    for kernel in result.kernels:
+        for part, joules in _parts(kernel, external):
+            parts.setdefault(part, []).append(joules)
+    return {part: math.fsum(joules) for part, joules in parts.items()}
+
+
+def _parts(kernel: KernelCost, external: str) -> list[tuple[str, float]]:
+    moved = kernel.operand_bytes if sum(kernel.operand_bytes.values()) > 0 else {"activation": 1.0}
+    joules, everything = kernel.memory_energy_j.get(external, 0.0), math.fsum(moved.values())
+    found = [(role, joules * bytes_ / everything) for role, bytes_ in moved.items()]
+    found += [(level, e) for level, e in kernel.memory_energy_j.items() if level != external]
+    return [
+        *found,
+        ("arithmetic", kernel.compute_energy_j),
+        ("static", kernel.static_energy_j),
+        ("unattributed", kernel.unattributed_energy_j),
+    ]
