@@ -24,8 +24,7 @@ class StepCost:
 
     `energy_j` goes by part: of the external memory by what is moved (`weight`, `activation`, `kv_cache`, `state`), of
     each memory on chip by its name, `arithmetic`, `static`, `network`, and `unattributed`. `bound_s` is how long each
-    bound lasted, `attention_s` the part of the time that kernels of attention take. The bytes are those of the fullest
-    chip, the most that is needed at once.
+    bound lasted. The bytes are those of the fullest chip, the most that is needed at once.
     """
 
     seconds: float
@@ -33,7 +32,6 @@ class StepCost:
     high_s: float | None = None
     energy_j: dict[str, float] = field(default_factory=dict)
     bound_s: dict[str, float] = field(default_factory=dict)
-    attention_s: float = 0.0
     executed_flops: float = 0.0
     weights_bytes: float = 0.0
     kv_cache_bytes: float = 0.0

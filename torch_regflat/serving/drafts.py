@@ -53,7 +53,7 @@ class Decoding:
         """Cost of a round: all drafts, one after the other, and the pass that checks them."""
         draft = self.drafting
         assert draft is not None
-        checks = [Step(batch, draft.length + 1, context, checked=True) for context in contexts]
+        checks = [Step(batch, draft.length + 1, context, draft.length + 1) for context in contexts]
         checked = self.steps.costs(checks, self.layout)
         if self.drafts is None:
             share = draft.share or 0.0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -16,11 +17,11 @@ from ..hardware.library import load
 from ..hardware.software import Software
 from ..layout import Layout
 from ..profiler import Captured, capture_model
-from ..result import ChipResult, KernelCost
+from ..result import ChipResult, KernelCost, ends
 from ..schedule.modes import Execution
 from ..schedule.run import run_all
 from ..schedule.select import check
-from ..served import StepCost
+from ..served import StepCost, total
 
 ONE = Layout()
 
@@ -29,13 +30,13 @@ ONE = Layout()
 class Step:
     """One forward pass: each of `batch` sequences brings `new` tokens to the `cached` ones that it has.
 
-    Logits are computed of the last of the new tokens, or of all where they are `checked` drafts.
+    Logits are computed of the last `logits` of the new tokens.
     """
 
     batch: int
     new: int = 1
     cached: int = 0
-    checked: bool = False
+    logits: int = 1
 
     @property
     def phase(self) -> str:
@@ -86,10 +87,8 @@ class Model:
             raise InputError(f"a layout of {layout} is not priced yet; leave tp, ep, pp and dp at 1")
         names = ("dtype", "kv_dtype", "weights", "activations", "routing_skew", "mode", "strict", "trust_remote_code")
         options = {name: getattr(self, name) for name in (*names, "hints")}
-        logits = step.new if step.checked else 1
-        return capture_model(
-            self.spec, phase=step.phase, batch=step.batch, **step.lengths, logits=logits, **options
-        )
+        sizes = {"batch": step.batch, "logits": step.logits, **step.lengths}
+        return capture_model(self.spec, phase=step.phase, **sizes, **options)
 
 
 _KEPT = 24
@@ -106,7 +105,7 @@ class Steps:
         self.interval = ""
         self.dtype = ""
         self.notes: tuple[str, ...] = ()
-        self._known: dict[tuple[Step, Layout], StepCost] = {}
+        self._known: dict[tuple[Step, Layout], tuple[StepCost, StepCost]] = {}
 
     def cost(self, step: Step, layout: Layout = ONE) -> StepCost:
         """What a pass costs."""
@@ -114,6 +113,10 @@ class Steps:
 
     def costs(self, steps: Sequence[Step], layout: Layout = ONE) -> list[StepCost]:
         """What each of some passes costs; those that are new are priced together."""
+        return [total([(rest, 1.0), (attention, 1.0)]) for rest, attention in self.split(steps, layout)]
+
+    def split(self, steps: Sequence[Step], layout: Layout = ONE) -> list[tuple[StepCost, StepCost]]:
+        """The same in two: what does not depend on which tokens are in a sequence together, and attention."""
         new = [step for step in dict.fromkeys(steps) if (step, layout) not in self._known]
         for start in range(0, len(new), _TOGETHER):
             some = new[start : start + _TOGETHER]
@@ -135,20 +138,28 @@ _TOGETHER = 16
 """Passes priced at once, which bounds memory."""
 
 
-def step_cost(result: ChipResult, layout: Layout = ONE) -> StepCost:
-    """The cost of a pass from the profile of one chip of the layout."""
-    total, fit = result.total, result.fit
+def step_cost(result: ChipResult, layout: Layout = ONE) -> tuple[StepCost, StepCost]:
+    """The cost of a pass from the profile of one chip of the layout: without attention, and of attention.
+
+    Both need the whole memory.
+    """
+    attention = [kernel.kind == "attention" for kernel in result.kernels]
+    return _cost(result, layout, [not is_ for is_ in attention]), _cost(result, layout, attention)
+
+
+def _cost(result: ChipResult, layout: Layout, chosen: Sequence[bool]) -> StepCost:
+    kernels, fit = list(itertools.compress(result.kernels, chosen)), result.fit
+    low, high = ends(((kernel, 1.0) for kernel in kernels), result.interval)
     bounds: dict[str, list[float]] = {}
-    for kernel in result.kernels:
+    for kernel in kernels:
         bounds.setdefault(kernel.bound_by, []).append(kernel.latency_s)
     return StepCost(
-        seconds=total.latency_s,
-        low_s=total.latency_low_s,
-        high_s=total.latency_high_s,
-        energy_j={part: joules * layout.chips for part, joules in _energy(result).items()},
+        seconds=math.fsum(kernel.latency_s for kernel in kernels),
+        low_s=low,
+        high_s=high,
+        energy_j={part: joules * layout.chips for part, joules in _energy(kernels, result.levels[-1].name).items()},
         bound_s={name: math.fsum(times) for name, times in bounds.items()},
-        attention_s=math.fsum(k.latency_s for k in result.kernels if k.kind == "attention"),
-        executed_flops=total.executed_flops * layout.chips,
+        executed_flops=math.fsum(kernel.executed_flops for kernel in kernels) * layout.chips,
         weights_bytes=fit.weights_bytes,
         kv_cache_bytes=fit.kv_cache_bytes,
         activations_bytes=fit.activations_bytes,
@@ -156,11 +167,10 @@ def step_cost(result: ChipResult, layout: Layout = ONE) -> StepCost:
     )
 
 
-def _energy(result: ChipResult) -> dict[str, float]:
+def _energy(kernels: Sequence[KernelCost], external: str) -> dict[str, float]:
     """Joules of one chip by part; see `StepCost`."""
-    external = result.levels[-1].name
     parts: dict[str, list[float]] = {}
-    for kernel in result.kernels:
+    for kernel in kernels:
         for part, joules in _parts(kernel, external):
             parts.setdefault(part, []).append(joules)
     return {part: math.fsum(joules) for part, joules in parts.items()}
