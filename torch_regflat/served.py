@@ -219,6 +219,133 @@ class Requests:
         """Read back what `to_dict` gave. Raises `ResultError` on another schema or kind."""
         return _load(cls, data, "request")
 
+@dataclass(frozen=True, slots=True)
+class Limit:
+    """Something that keeps the throughput from growing.
+
+    `share` is of the time of a mean pass for what passes spend their time on (compute, bandwidth, network, power,
+    launch); for what keeps more requests from running at once (a target, the capacity, prompts), `tokens_per_s` is
+    what would be reached without it, everything else as it is.
+    """
+
+    name: str
+    what: str
+    share: float = 0.0
+    tokens_per_s: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ServingPoint:
+    """One instance of a model in steady state: `slots` requests at once on the chips of a layout, all always taken.
+
+    Rates are of the instance; `energy_j` is of one request, by part; bytes are those of the fullest chip. `mixed` is
+    the share of passes that read prompts, `chunk` how many of their tokens at most.
+    """
+
+    layout: Layout
+    slots: int
+    decoding: float
+    chunk: int
+    requests_per_s: float
+    tokens_per_s: float
+    ttft_s: float
+    tpot_s: float
+    mixed: float
+    energy_j: dict[str, float]
+    power_w: float
+    """Of a chip, on average."""
+    utilization: float
+    """Executed FLOPs over what the chips could have done meanwhile."""
+    weights_bytes: float
+    kv_cache_bytes: float
+    activations_bytes: float
+    has_bytes: float
+    limits: tuple[Limit, ...] = ()
+    """The first is what limits, the others are what would next."""
+    tokens_per_s_low: float | None = None
+    tokens_per_s_high: float | None = None
+
+    @property
+    def chips(self) -> int:
+        return self.layout.chips
+
+    @property
+    def tokens_per_s_chip(self) -> float:
+        return self.tokens_per_s / self.chips
+
+    @property
+    def j_per_request(self) -> float:
+        return math.fsum(self.energy_j.values())
+
+    @property
+    def needs_bytes(self) -> float:
+        return self.weights_bytes + self.kv_cache_bytes + self.activations_bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Pool:
+    """Instances that only read prompts, or only decode. `share` is of all chips."""
+
+    role: str
+    point: ServingPoint
+    share: float
+    busy: float
+    """How much of the time they work."""
+
+
+@dataclass(frozen=True, slots=True)
+class Disaggregated:
+    """Prompts and answers on chips of their own, as many of each as the other needs."""
+
+    prefill: Pool
+    decode: Pool
+    handover_s: float
+    """What moving the cache of a prompt takes, a part of the time to the first token."""
+    ttft_s: float
+    requests_per_s_chip: float
+    tokens_per_s_chip: float
+    j_per_request: float
+
+
+@dataclass(frozen=True, slots=True)
+class Serving:
+    """A served model: the layout and batch of the largest throughput a chip that meets the targets."""
+
+    model: str
+    chip: str
+    prompt: int
+    output: int
+    prefix: int
+    best: ServingPoint
+    ttft_target_s: float | None = None
+    tpot_target_s: float | None = None
+    curve: tuple[ServingPoint, ...] = ()
+    """The best layout and chunk over numbers of slots, whether targets are met or not."""
+    others: tuple[ServingPoint, ...] = ()
+    """The best of each other layout."""
+    refused: dict[str, str] = field(default_factory=dict)
+    """Layouts that cannot do it, with why."""
+    drafting: Drafting | None = None
+    disaggregated: Disaggregated | None = None
+    chunk_given: bool = False
+    memory_use: float = 1.0
+    dtype: str = ""
+    mode: str = ""
+    interval: str = ""
+    model_version: str = ""
+    versions: dict[str, str] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data, lossless."""
+        return {"schema": SCHEMA, "kind": "serving", **plain(self, "serving")}
+
+    @classmethod
+    def from_dict(cls, data: dict[str, Any]) -> Serving:
+        """Read back what `to_dict` gave. Raises `ResultError` on another schema or kind."""
+        return _load(cls, data, "serving")
+
+
 def _of_chip(some: Iterable[Any], chip: str) -> Any:
     listed = list(some)
     for found in listed:

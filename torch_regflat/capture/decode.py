@@ -84,6 +84,7 @@ def _with_media(request: Request, context: int) -> Iterator[Call]:
 def _step(request: Request, output: Any, token: Tensor, also: dict[str, Any]) -> Call:
     """New tokens against the cache in the output of a prefill, in the language model inside where the cache is its."""
     text = f"input_ids {list(token.shape)} against a cache of {request.context} tokens"
+    several = types.MethodType(_grouped, request.model) if request.new_tokens > 1 else None
     inner = getattr(output, "language_model_outputs", None)
     if inner is not None and hasattr(request.model, "language_model"):
         cache = cache_of(request, inner)
@@ -91,7 +92,19 @@ def _step(request: Request, output: Any, token: Tensor, also: dict[str, Any]) ->
         fn = types.MethodType(_language_model, request.model)
         return Call(step, f"{text}, in the language model", (cache,), fn)
     cache = cache_of(request, output)
-    return Call({"input_ids": token, _cache_name(request): cache, "use_cache": True, **also}, text, (cache,))
+    return Call({"input_ids": token, _cache_name(request): cache, "use_cache": True, **also}, text, (cache,), several)
+
+
+def _grouped(self: Any, **kwargs: Any) -> Any:
+    """The model with attention that shares keys among query heads, also where a mask is given: transformers copies the
+    keys and values for every head then, which no kernel for serving does."""
+    module: Any = importlib.import_module("transformers.integrations.sdpa_attention")
+    before = module.use_gqa_in_sdpa
+    module.use_gqa_in_sdpa = lambda *_: True
+    try:
+        return self(**kwargs)
+    finally:
+        module.use_gqa_in_sdpa = before
 
 
 def _language_model(self: Any, **kwargs: Any) -> Any:

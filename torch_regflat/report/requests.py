@@ -48,14 +48,14 @@ def _times(found: Requests) -> str:
     rows = [
         ("time to first token", [_with_ends(chip.turns[0].prefill) for chip in found.chips]),
         ("time per output token, mean", [_si(chip.tpot_s, "s") for chip in found.chips]),
-        ("  first", [_si(chip.turns[0].first_token_s, "s") for chip in found.chips]),
-        ("  last", [_si(chip.turns[-1].last_token_s, "s") for chip in found.chips]),
+        ("time of the second token", [_si(chip.turns[0].first_token_s, "s") for chip in found.chips]),
+        ("time of the last token", [_si(chip.turns[-1].last_token_s, "s") for chip in found.chips]),
         ("request, first to last token", [_with_ends(chip.total) for chip in found.chips]),
         ("tokens/s of the batch", [f"{chip.tokens_per_s:.4g}" for chip in found.chips]),
         ("prefill bound by", [chip.turns[0].prefill.bound_by for chip in found.chips]),
         ("decode bound by", [chip.turns[-1].decode.bound_by for chip in found.chips]),
         ("memory needed", [format_bytes(chip.total.needs_bytes) for chip in found.chips]),
-        ("  of", [format_bytes(chip.total.has_bytes) for chip in found.chips]),
+        ("memory there is", [format_bytes(chip.total.has_bytes) for chip in found.chips]),
     ]
     if any(chip.undrafted_s for chip in found.chips):
         sped = [_speedup(chip) for chip in found.chips]

@@ -104,6 +104,7 @@ class Steps:
         self.execution = Execution.of(model.mode, model.software, [self.chip])
         self.interval = ""
         self.dtype = ""
+        self.peak_flops = 0.0
         self.notes: tuple[str, ...] = ()
         self._known: dict[tuple[Step, Layout], tuple[StepCost, StepCost]] = {}
 
@@ -124,7 +125,7 @@ class Steps:
             results = self._price(captured)
             self.notes, self.dtype = captured[0].labels.notes, captured[0].labels.dtype
             for step, result in zip(some, results, strict=True):
-                self.interval = str(result.interval)
+                self.interval, self.peak_flops = str(result.interval), result.peak_flops_per_s
                 self._known[step, layout] = step_cost(result, layout)
         return [self._known[step, layout] for step in steps]
 
