@@ -34,6 +34,8 @@ if TYPE_CHECKING:
     from .report.files import save as save_result
     from .result import Result
     from .schedule.tile import Tile
+    from .serving.request import profile_request
+    from .serving.serve import serve
     from .study.compare import compare
     from .study.sweep import sweep
     from .workload import LoopNest, Operand
@@ -46,6 +48,8 @@ _PUBLIC = {
     "profiled": ("profiler", "profiled"),
     "profiling": ("profiler", "profiling"),
     "profile_model": ("profiler", "profile_model"),
+    "profile_request": ("serving.request", "profile_request"),
+    "serve": ("serving.serve", "serve"),
     "profile_training": ("profiler", "profile_training"),
     "Profile": ("profiler", "Profile"),
     "Result": ("result", "Result"),
@@ -103,10 +107,12 @@ __all__ = [
     "operator",
     "profile",
     "profile_model",
+    "profile_request",
     "profile_training",
     "profiled",
     "profiling",
     "save_result",
+    "serve",
     "stream",
     "sweep",
     "trace",

@@ -36,6 +36,7 @@ from .hardware.feeding import notes as chip_notes
 from .hardware.library import load
 from .hardware.software import Software
 from .local import AUTO, gpu_name
+from .operators.attention import extending
 from .operators.lowering import workload as make_workload
 from .operators.shapes import checked_skew
 from .quantized import arithmetic, format_of, quantized
@@ -547,6 +548,8 @@ def _lowered(
 ) -> Captured:
     """From a graph to kernels."""
     work = make_workload(graph, labels.model, labels.phase, changes.routing_skew)
+    if labels.phase == "extend":
+        work = extending(work)
     notes = (*labels.notes, *graph.meta.get("notes", ()))
     if changes.routing_skew:
         notes = (*notes, f"experts are picked unevenly, with a routing skew of {changes.routing_skew:g}")

@@ -5,12 +5,13 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass, field, fields
 from typing import Any, TypeVar
 
-from .errors import ResultError
+from .errors import InputError, ResultError
 from .layout import Layout
 from .plain import build, plain
 
@@ -67,8 +68,9 @@ def total(parts: Iterable[tuple[StepCost, float]]) -> StepCost:
     Of memory it is the most that any of them needs.
     """
     listed = list(parts)
-    most = {name: max((getattr(cost, name) for cost, _ in listed), default=0.0) for name in _MEMORY}
-    return StepCost(**{name: _sum(name, listed) for name in _SUMMED}, **most)
+    made: dict[str, Any] = {name: _sum(name, listed) for name in _SUMMED}
+    made |= {name: max((getattr(cost, name) for cost, _ in listed), default=0.0) for name in _MEMORY}
+    return StepCost(**made)
 
 
 def between(low: StepCost, high: StepCost, share: float) -> StepCost:
@@ -208,11 +210,18 @@ class Requests:
     notes: tuple[str, ...] = ()
 
     def __getitem__(self, chip: str) -> RequestCost:
-        return _of_chip(self.chips, chip)
+        for found in self.chips:
+            if found.chip == chip:
+                return found
+        raise InputError(f"no chip {chip!r} here; there are {', '.join(one.chip for one in self.chips)}")
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data, lossless."""
         return {"schema": SCHEMA, "kind": "request", **plain(self, "request")}
+
+    def to_json(self) -> str:
+        """The same as text."""
+        return json.dumps(self.to_dict(), indent=2, allow_nan=False) + "\n"
 
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> Requests:
@@ -327,6 +336,7 @@ class Serving:
     """Layouts that cannot do it, with why."""
     drafting: Drafting | None = None
     disaggregated: Disaggregated | None = None
+    costs: Costs | None = None
     chunk_given: bool = False
     memory_use: float = 1.0
     dtype: str = ""
@@ -340,18 +350,75 @@ class Serving:
         """Plain data, lossless."""
         return {"schema": SCHEMA, "kind": "serving", **plain(self, "serving")}
 
+    def to_json(self) -> str:
+        """The same as text."""
+        return json.dumps(self.to_dict(), indent=2, allow_nan=False) + "\n"
+
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> Serving:
         """Read back what `to_dict` gave. Raises `ResultError` on another schema or kind."""
         return _load(cls, data, "serving")
 
 
-def _of_chip(some: Iterable[Any], chip: str) -> Any:
-    listed = list(some)
-    for found in listed:
-        if found.chip == chip:
-            return found
-    raise ResultError(f"no chip {chip!r} here; there are {', '.join(one.chip for one in listed)}")
+@dataclass(frozen=True, slots=True)
+class Assumption:
+    """A number that costs were computed with, as its file has it."""
+
+    name: str
+    value: str
+    kind: str
+    source: str
+    range: str = ""
+    note: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Cost:
+    """Dollars on one basis: chips that are owned, or rented. `usd_per_hour` is of one chip, by what for."""
+
+    basis: str
+    usd_per_hour: dict[str, float]
+    usd_per_request: float
+    usd_per_million_tokens: float
+    """Of the answers; what reading prompts costs is in it."""
+
+    def share(self, part: str) -> float:
+        """The share of a part of the cost (`electricity`)."""
+        return self.usd_per_hour.get(part, 0.0) / math.fsum(self.usd_per_hour.values())
+
+
+@dataclass(frozen=True, slots=True)
+class Fleet:
+    """What answers `queries_per_s` requests a second. Powers are of the whole building: what it must be able to give,
+    and what it draws on average."""
+
+    queries_per_s: float
+    instances: int
+    chips: int
+    racks: int
+    provided_w: float
+    drawn_w: float
+    usd_per_day: float
+    basis: str
+
+
+@dataclass(frozen=True, slots=True)
+class Costs:
+    """What a served model costs, and with which assumptions."""
+
+    chip: str
+    costs: tuple[Cost, ...]
+    assumptions: tuple[Assumption, ...]
+    fleet: Fleet | None = None
+    budget_w: float | None = None
+    budget: Fleet | None = None
+    """What the power that is there serves."""
+
+    def __getitem__(self, basis: str) -> Cost:
+        for found in self.costs:
+            if found.basis == basis:
+                return found
+        raise InputError(f"no cost of chips that are {basis!r}; there is {', '.join(c.basis for c in self.costs)}")
 
 
 def _load(kind: type[_Saved], data: dict[str, Any], name: str) -> _Saved:

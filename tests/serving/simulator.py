@@ -29,8 +29,8 @@ def simulate(
     requests: int = 4000,
     seed: int = 0,
 ) -> Measured:
-    """`pass_s(decoding, prompts)` is the time of a pass. Answers are of `output` tokens on average, from half to one and
-    a half times as many, so that requests do not stay in step. The first fifth of the requests is not counted."""
+    """`pass_s(decoding, prompts)` is the time of a pass. Answers are of `output` tokens on average, from half to one
+    and a half times as many, so that requests do not stay in step. The first fifth of them is not counted."""
     draw, now = random.Random(seed), 0.0
     waiting: deque[tuple[float, int]] = deque((0.0, chunks) for _ in range(slots))  # (arrived, chunks to read)
     decoding: list[list[float]] = []  # [tokens to come, tokens in all, when the first one came]

@@ -1,4 +1,4 @@
-"""Decode and extend: one new token, or some, against the cache object that the model itself fills with `context` tokens.
+"""Decode and extend: new tokens against the cache object that the model itself fills with `context` tokens.
 
 The cache comes from a prefill that is not recorded. Most models then take the token and the cache. Some want more of
 what `generate` hands on from step to step (states of an encoder, the whole prompt); for those the model's own

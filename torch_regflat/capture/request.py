@@ -115,7 +115,7 @@ def checked(
     if chosen not in ("decode", "extend") and context is not None:
         raise InputError(f"context is the length of the cache that decode and extend read; {chosen} takes seq_len")
     if chosen == "extend" and request.is_encoder_decoder:
-        raise InputError(f"{name} is an encoder and a decoder, whose cache is extended by one token; its phase is decode")
+        raise InputError(f"{name} has an encoder, and a cache that grows by one token; its phase is decode")
     _check_lengths(request)
     return request
 

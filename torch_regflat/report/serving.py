@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from ..served import Disaggregated, Limit, Serving, ServingPoint
 from ..units import format_bytes, format_duration, format_energy, format_si
+from . import costs
 from .grid import Column, grid
 from .requests import PARTS
 
@@ -23,6 +24,8 @@ def render(found: Serving) -> str:
         parts.append("\n".join(["layouts that cannot do it", *(f"  {k}: {why}" for k, why in found.refused.items())]))
     if found.disaggregated:
         parts.append(_pools(found.disaggregated))
+    if found.costs:
+        parts.append(costs.render(found.costs).rstrip())
     parts.append(_assumptions(found))
     return "\n\n".join(parts) + "\n"
 
@@ -119,7 +122,8 @@ def _pools(apart: Disaggregated) -> str:
     ]
     last = (
         f"{_rate(apart.tokens_per_s_chip)} tokens/s a chip of both; first token after {format_duration(apart.ttft_s)}, "
-        f"{format_duration(apart.handover_s)} of it to hand the cache over; {format_energy(apart.j_per_request)} a request"
+        f"{format_duration(apart.handover_s)} of it to hand the cache over; "
+        f"{format_energy(apart.j_per_request)} a request"
     )
     return f"prompts and answers on chips of their own\n{grid(columns)}\n{last}"
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import bisect
+import itertools
 from collections.abc import Callable, Sequence
 
 from ..served import StepCost, between, total
@@ -49,7 +50,7 @@ class Growth:
         parts: list[tuple[StepCost, float]] = [(self.at(stop - 1), 0.0)] if stop > start else []
         inner = [length for length in self.lengths if start < length < stop]
         edges = [start, *inner, stop]
-        for low, high in zip(edges, edges[1:], strict=False):
+        for low, high in itertools.pairwise(edges):
             count = high - low
             # Of a straight line, the mean over low, low + 1, ..., high - 1 is its value at their middle.
             if count > 0:

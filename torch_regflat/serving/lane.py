@@ -73,9 +73,9 @@ def steady(slots: int, load: Load, passes: Passes) -> Lane:
     """The steady state of a lane with so many slots, all of them always taken."""
     low, high = 0.0, min(float(slots), load.most)
     found = _at(high, slots, load, passes)
-    if found.slots <= slots:  # prompts are read all the time; further slots wait for theirs
-        waiting = slots - found.decoding
-        return replace(found, slots=float(slots), ttft_s=waiting / found.requests_per_s)
+    if found.slots <= slots:  # every pass reads prompts; further slots wait for theirs
+        waiting, each = slots - found.decoding, found.cost.seconds / load.tokens
+        return replace(found, slots=float(slots), ttft_s=waiting / found.requests_per_s, tpot_s=each)
     for _ in range(_HALVINGS):
         middle = (low + high) / 2.0
         found = _at(middle, slots, load, passes)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 from ..layout import Layout
 from ..served import Drafting, StepCost, total
@@ -148,7 +149,7 @@ class Replica:
         )
 
 
-def _memory(one: StepCost, other: StepCost) -> dict[str, float]:
+def _memory(one: StepCost, other: StepCost) -> dict[str, Any]:
     names = ("weights_bytes", "kv_cache_bytes", "activations_bytes", "has_bytes")
     return {name: max(getattr(one, name), getattr(other, name)) for name in names}
 

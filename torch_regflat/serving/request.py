@@ -22,7 +22,7 @@ from ..profiler import DEFAULT_CHIP, versions
 from ..served import Drafting, RequestCost, Requests, StepCost, Turn, total
 from .drafts import Decoding, drafting
 from .growth import Growth
-from .steps import ONE, Model, Step, Steps
+from .steps import ONE, Model, Step, Steps, model_of
 
 ChipLike = str | Path | Chip
 
@@ -172,7 +172,7 @@ class RequestProfile(Requests):
 
 
 def profile_request(
-    model: str | nn.Module,
+    model: str | nn.Module | Model,
     *,
     prompt: int,
     output: int,
@@ -208,7 +208,7 @@ def profile_request(
         raise InputError("a draft model or draft_share drafts nothing without draft_length")
     more = {"turns": turns, "turn_tokens": turn_tokens, "kept": keep_cache, "drafting": drafts}
     ask = Ask.of(prompt, output, batch=batch, chunk=chunk, prefix_share=prefix_share, **more)
-    priced = Model(model, **options)
+    priced = model_of(model, options)
     listed = [chips] if isinstance(chips, (str, Path, Chip)) else list(chips)
     all_steps = [Steps(priced, chip) for chip in listed]
     found = tuple(Pricer(steps, ask, layout).request() for steps in all_steps)

@@ -13,7 +13,7 @@ from .replica import CHUNKS, Replica
 
 @dataclass(frozen=True, slots=True)
 class Targets:
-    """At most so many seconds to the first token, and for each later one; at most so many requests of a lane at once."""
+    """At most so many seconds to the first token and for each later one, and so many requests of a lane at once."""
 
     ttft_s: float = math.inf
     tpot_s: float = math.inf
@@ -77,8 +77,8 @@ class Search:
 
     def _enough(self, most: int, chunk: int) -> int:
         """The fewest slots that give all but a hundredth of what the most give: further ones only wait."""
-        slots = most
-        while slots > 1 and self.state(slots // 2, chunk).requests_per_s > _ALL * self.state(most, chunk).requests_per_s:
+        slots, wanted = most, _ALL * self.state(most, chunk).requests_per_s if most else 0.0
+        while slots > 1 and self.state(slots // 2, chunk).requests_per_s > wanted:
             slots //= 2
         return slots
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from torch import nn
@@ -13,12 +15,13 @@ from ..errors import CapacityError, InputError
 from ..layout import Layout
 from ..profiler import DEFAULT_CHIP, versions
 from ..served import Serving, ServingPoint
-from ..units import format_bytes, format_duration, parse_duration
+from ..units import format_bytes, format_duration, parse, parse_duration
 from .drafts import drafting
+from .economics import Economics, costs_of
 from .replica import CHUNKS, MEMORY_USE, Replica, Traffic
 from .request import Ask, ChipLike
 from .search import Found, Search, Targets
-from .steps import ONE, Model, Steps
+from .steps import ONE, Model, Steps, model_of
 
 Seconds = float | str
 
@@ -33,7 +36,7 @@ class ServingProfile(Serving):
 
 
 def serve(
-    model: str | nn.Module,
+    model: str | nn.Module | Model,
     *,
     chip: ChipLike = DEFAULT_CHIP,
     prompt: int,
@@ -49,6 +52,9 @@ def serve(
     draft_share: float | None = None,
     max_batch: int = 1024,
     memory_use: float = MEMORY_USE,
+    economics: Economics | str | Path | Mapping[str, Any] | None = None,
+    queries_per_s: float | None = None,
+    power_budget: float | str | None = None,
     **options: Any,
 ) -> ServingProfile:
     """The largest throughput a chip in steady state, over batch and layout, that meets targets.
@@ -60,6 +66,10 @@ def serve(
     that a pass reads; without it the best of 512, 2048 and 8192. Drafts are as in `profile_request`, and `options`
     as there.
 
+    Where the chip has a price or a rent the result has costs, with the assumptions in `economics`: a file that replaces
+    some of those that ship, a mapping of names to values ("3 year", 1.1), or `Economics`. `queries_per_s` asks for the
+    fleet that answers so many, `power_budget` (watts, or "20 MW") for what a building with that power can serve.
+
     Raises `InputError` where no batch meets the targets, with the nearest that can be had, and `CapacityError` where
     the model fits none of the layouts.
     """
@@ -70,7 +80,9 @@ def serve(
     if not 0.0 < memory_use <= 1.0:
         raise InputError(f"memory_use is {memory_use:g}; it is the share of the memory that is used, above 0, up to 1")
     targets = Targets(_seconds("ttft", ttft), _seconds("tpot", tpot), max_batch)
-    steps = Steps(Model(model, **options), chip)
+    assumed = _economics(economics)
+    budget = parse(power_budget, "power") if isinstance(power_budget, str) else power_budget
+    steps = Steps(model_of(model, options), chip)
     traffic = Traffic(prompt, output, ask.prefix, drafts)
     chunks = CHUNKS if chunk is None else (chunk,)
     found, refused = _searched(steps, traffic, targets, layouts, chunks, memory_use)
@@ -81,7 +93,7 @@ def serve(
         raise _refusal(steps, targets, found, refused)
     best = good[0]
     assert best.point is not None
-    return ServingProfile(
+    served = ServingProfile(
         model=steps.model.name,
         chip=steps.chip.name,
         prompt=prompt,
@@ -103,6 +115,16 @@ def serve(
         versions=versions(),
         notes=steps.notes,
     )
+    if economics is None and queries_per_s is None and budget is None and assumed.prices(steps.chip) == (None, None):
+        return served
+    costs = costs_of(served, steps.chip, assumed, queries_per_s=queries_per_s, watts=budget)
+    return replace(served, costs=costs)
+
+
+def _economics(given: Economics | str | Path | Mapping[str, Any] | None) -> Economics:
+    if isinstance(given, Economics):
+        return given
+    return Economics.of(given) if isinstance(given, (str, Path)) else Economics.of(changes=given)
 
 
 def _searched(
@@ -136,7 +158,8 @@ def _too_large(replica: Replica, chunk: int) -> str:
 
 
 def _times(point: ServingPoint) -> str:
-    return f"its first token after {format_duration(point.ttft_s)} and {format_duration(point.tpot_s)} for each later one"
+    first, later = format_duration(point.ttft_s), format_duration(point.tpot_s)
+    return f"its first token after {first} and {later} for each later one"
 
 
 def _refusal(

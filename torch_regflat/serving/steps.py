@@ -77,7 +77,7 @@ class Model:
         """The pass as kernels, before any chip."""
         found = self._captured.get((step, layout))
         if found is None:
-            if len(self._captured) >= _KEPT:
+            while sum(len(one.kernels) for one in self._captured.values()) > _KEPT:
                 del self._captured[next(iter(self._captured))]
             found = self._captured[step, layout] = self._capture(step, layout)
         return found
@@ -87,12 +87,21 @@ class Model:
             raise InputError(f"a layout of {layout} is not priced yet; leave tp, ep, pp and dp at 1")
         names = ("dtype", "kv_dtype", "weights", "activations", "routing_skew", "mode", "strict", "trust_remote_code")
         options = {name: getattr(self, name) for name in (*names, "hints")}
-        sizes = {"batch": step.batch, "logits": step.logits, **step.lengths}
+        sizes: dict[str, Any] = {"batch": step.batch, "logits": step.logits, **step.lengths}
         return capture_model(self.spec, phase=step.phase, **sizes, **options)
 
 
-_KEPT = 24
-"""Captures kept: as many as the chips that are looked at one after the other can share."""
+_KEPT = 100_000
+"""Kernels in captures that are kept for the next chip; the oldest are dropped."""
+
+
+def model_of(given: str | nn.Module | Model, options: dict[str, Any]) -> Model:
+    """A model by name or module, with its options; or one whose captures are to be used again."""
+    if not isinstance(given, Model):
+        return Model(given, **options)
+    if options:
+        raise InputError(f"{', '.join(options)}: a Model has its own options; give them to it")
+    return given
 
 
 class Steps:
