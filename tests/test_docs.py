@@ -51,6 +51,14 @@ def commands(name: str) -> list[list[str]]:
     return [shlex.split(line, comments=True) for line in lines]
 
 
+def test_no_python_is_left_out() -> None:
+    """Python stands in fenced blocks, which run; indented blocks are commands, formats and what is printed."""
+    for path in DOCS.glob("*.md"):
+        text = re.sub(r"^```.*?^```", "", path.read_text(), flags=re.DOTALL | re.MULTILINE)
+        found = re.findall(r"^    (?:from \S+ )?import \w.*$|^    .*\bregflat\.\w+\(.*$", text, re.MULTILINE)
+        assert not found, f"{path.name}: {found[0].strip()}"
+
+
 @pytest.mark.parametrize("name", [name for name in WITH_PYTHON if name != AFTER_COMMANDS])
 def test_the_blocks_run(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)

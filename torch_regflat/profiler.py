@@ -26,6 +26,7 @@ from ._profiling import Profiling
 from .capture import graphs
 from .capture._torch_private import eager
 from .capture.hints import Hints
+from .capture.latent import absorbing
 from .capture.live import LiveRecorder
 from .capture.record import capture
 from .capture.training import AUTOCAST, capture_training
@@ -219,7 +220,8 @@ def profile(
     args = (args,) if isinstance(args, torch.Tensor) else tuple(args or ())
     label = name or str(getattr(model, "__qualname__", type(model).__name__))
     with _guard():
-        graph = capture(model, args, kwargs, hints=hints)
+        with absorbing(execution.mode.merged):
+            graph = capture(model, args, kwargs, hints=hints)
         labels = _Labels(model=label, phase="forward")
         return _finish(graph, chips, strict, labels, _module_bytes(model), changes, execution)
 
@@ -382,8 +384,12 @@ def capture_model(
         elif autocast is not None or master_weights:
             raise InputError(f"autocast and master_weights are for the phase train, not for {ready.phase}")
         else:
-            graph, ready = _capture_prepared(ready, hints)
+            with absorbing(executed.merged) as latent:
+                graph, ready = _capture_prepared(ready, hints)
             notes = ready.notes
+            if latent.expanded:
+                instead = "" if executed.merged else "; mode serving does not, as serving engines do not"
+                notes += (f"each step expands the compressed cache to keys and values of all heads{instead}",)
         labels = _Labels(
             model=ready.name,
             phase=ready.phase,

@@ -120,6 +120,18 @@ def test_blocks_of_a_cluster_take_less_from_l2() -> None:
     assert b.latency_s <= a.latency_s
 
 
+def test_two_blackwell_cores_share_the_other_factor() -> None:
+    """A tile of 128 x 256: a step along k reads 128 + 256 elements for 128 x 256 products, 128 + 128 in a pair."""
+    chip, shape = load("b200"), product(1, 8192, 8192, 8192)
+    software = for_chip(chip).replace({"menu.tiles": [[128, 256]], "menu.wide_tiles": [], "menu.split_k": [1]})
+    (pair,) = price(chip, [shape], software)
+    (alone,) = price(chip.replace(**{"engines.tensor.feed_rows": 128}), [shape], software)
+    element = 2.0 * 8192**3
+    assert pair.read_bytes[1] == pytest.approx(element * (1 / 256 + 1 / 256), rel=1e-6)
+    assert alone.read_bytes[1] == pytest.approx(element * (1 / 256 + 1 / 128), rel=1e-6)
+    assert pair.latency_s < alone.latency_s
+
+
 def test_lines_of_tiles_read_a_long_side_again_and_again() -> None:
     """fp8, 128 x 128 tiles, 16384 x 65536 x 51200: published at 580 to 800 TFLOP/s on an H100 without swizzle, whose
     peak is 1979 (aiconfigurator 0.12.0, sglang 0.5.14 and vllm 0.24); cuBLASLt reaches 1280.

@@ -1,6 +1,6 @@
 """While capturing, some functions of transformers run as what a GPU would run: scans, and loops over experts.
 
-The replacements are in `scans` and `experts`. They go into the modules of transformers that are loaded, and out again.
+The replacements are in `scans`, `experts` and `latent`. They go into the loaded modules of transformers, and out again.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from . import experts, scans
+from . import experts, latent, scans
 
 _lock = threading.RLock()
 _users = 0
@@ -23,7 +23,7 @@ _replaced: list[tuple[Any, str, Any]] = []
 
 @contextmanager
 def replaced() -> Iterator[None]:
-    """Within this context the functions of `scans` and `experts` stand in for those of transformers."""
+    """Within this context the functions of `scans`, `experts` and `latent` stand in for those of transformers."""
     global _users
     with _lock:
         _users += 1
@@ -51,6 +51,12 @@ def _install() -> None:
         for (class_name, name), make in methods.items():
             if class_name in vars(module):
                 _replace(vars(module)[class_name], name, make)
+        for owner in [found for found in vars(module).values() if latent.EXPAND in getattr(found, "__dict__", ())]:
+            if owner.__module__ == module_name:
+                _replace(owner, latent.EXPAND, latent.deferred)
+    attention = sys.modules.get("transformers.modeling_utils")
+    if attention is not None:
+        _replace(attention.AttentionInterface, "get_interface", latent.interface)
 
 
 def _replace(owner: Any, name: str, make: Callable[[Callable[..., Any]], Callable[..., Any]]) -> None:

@@ -24,6 +24,8 @@ _NODE, _CLOCK = 7e-9, 1.7e9
 """Where `Switching` states the energy of a product: 7 nm and 1.7 GHz."""
 _PORT_BYTES = 64.0
 """Bytes a clock that one core takes from L2: two sectors (estimate, GPUs)."""
+FEED_ROWS = 64.0
+"""Rows of the result for which a core reads a column of the second factor once: m of wgmma, or what warps hold."""
 _THREADS = 2048.0
 """Threads a core holds, where a chip's file does not say."""
 _NO_LIMIT = 1e30
@@ -119,8 +121,9 @@ class RateTensors:
     `runs_ahead` is 1 where the engine takes operands from memory, so that a core loads the next block early;
     `pipeline_depth` are the bytes of a row of a factor that a block has in flight. `rows`,
     `columns` and `depth` are the native tile of the engine, and `feeds_registers` is 1 where it takes its operands from
-    registers. `bits` are those of an operand as it is multiplied. `arrays` is the number of systolic arrays in a core
-    (0: not systolic), of `array_rows` x `array_columns` cells that hold one factor where `weight_stationary` is 1.
+    registers. `feed_rows` are those of the result for which a core reads a column of the second factor once. `bits` are
+    those of an operand as it is multiplied. `arrays` is the number of systolic arrays in a core (0: not systolic), of
+    `array_rows` x `array_columns` cells that hold one factor where `weight_stationary` is 1.
     """
 
     rate: Tensor
@@ -130,6 +133,7 @@ class RateTensors:
     columns: Tensor
     depth: Tensor
     feeds_registers: Tensor
+    feed_rows: Tensor
     bits: Tensor
     board: Tensor
     issue: Tensor
@@ -311,9 +315,9 @@ def _engine_numbers(chip: Chip, software: Software, dtype: str, conditions: Cond
     depth = _value(software.deep_pipeline if ahead else software.pipeline_depth) or math.inf
     if engine.kind != "matrix":
         issue = software.vector_issue_efficiency.value * _issued(chip, software, engine, dtype)
-    tile = (float(m), float(n), float(k))
+    tile, reused = (float(m), float(n), float(k)), _value(engine.feed_rows) or FEED_ROWS
     energy = _energy(chip, dtype, None)
-    return rate, energy, extra, *tile, feeds, bits, board, issue, ahead, depth, *_systolic(engine)
+    return rate, energy, extra, *tile, feeds, reused, bits, board, issue, ahead, depth, *_systolic(engine)
 
 
 def _issued(chip: Chip, software: Software, engine: Engine, dtype: str) -> float:

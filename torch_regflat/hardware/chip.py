@@ -113,8 +113,9 @@ class Engine(Frozen):
 
     `rate` is dense and counts 1 MAC as 2 FLOP; for `special` it counts results (exp, rsqrt, ...). `rows`, `columns`
     and `depth` are the smallest m, n, k that the array works on at once: smaller tiles waste it. `feed` says from
-    where a matrix engine takes its operands. `energy` is the datapath alone, without fetching operands, at the nominal
-    voltage of the process.
+    where a matrix engine takes its operands, and `feed_rows` for how many rows of the result it then takes a column of
+    the other factor once (64 where it is not given). `energy` is the datapath alone, without fetching operands, at the
+    nominal voltage of the process.
 
     With a `dataflow` the engine is `count` systolic arrays (one where it is not given) of `rows` x `columns`
     processing elements, each doing one MAC a clock of the widest format that runs at full rate: "weight-stationary"
@@ -133,6 +134,7 @@ class Engine(Frozen):
     depth: Count | None = None
     count: Count | None = None
     feed: Literal["registers", "memory"] | None = None
+    feed_rows: Count | None = None
     dataflow: Literal["output-stationary", "weight-stationary"] | None = None
 
     @model_validator(mode="after")

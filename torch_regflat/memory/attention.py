@@ -40,8 +40,6 @@ HEAD_STEPS = (32.0, 64.0, 128.0, 256.0)
 third, to a multiple of the last."""
 WIDE_HEAD = 192.0
 """Heads above this leave a core's registers too little room for scores beside the sums of the values."""
-WARP_ROWS = 64.0
-"""Rows of a tile that one read of a key from shared memory serves."""
 TINY = 1e-30
 ACCUMULATOR_BYTES = 4.0
 VECTOR_BYTES = 8.0
@@ -53,7 +51,7 @@ def move(kernels: KernelTensors, mapping: MappingBatch, chip: ChipTensors, rates
     blocks = _Blocks(kernels, mapping, chip, rates)
     macs = kernels.work / 2.0
     query, key = _bytes_an_element(kernels, _is_query), _bytes_an_element(kernels, _is_key)
-    shared = macs * key / WARP_ROWS
+    shared = macs * key / torch.clamp(rates.feed_rows, max=float(ROWS[-1]))
     fragments = (macs * (query / rates.columns + key / rates.rows)) * rates.feeds_registers
     sums = macs * ACCUMULATOR_BYTES / rates.depth
     vector = (kernels.vector_ops + kernels.special_ops) * (VECTOR_BYTES / 2.0)

@@ -32,19 +32,27 @@ def render(
     results = []
     for chip, data in zip(result.chips, chips, strict=True):
         rows = select(chip, by, expand, sort_by, row_limit)
-        results.append(_chip(data, plain(rows, f"{chip.chip}.layers")))
-    text = json.dumps({**head, "by": by, "expand": expand, "results": results}, indent=2, allow_nan=False)
-    return text + "\n"
+        kernels = data.pop("kernels")
+        first = _chip(data, plain(rows, f"{chip.chip}.layers"))
+        results.append(_with_list(first, "kernels", [json.dumps(kernel, allow_nan=False) for kernel in kernels]))
+    return _with_list({**head, "by": by, "expand": expand}, "results", results) + "\n"
+
+
+def _with_list(fields: dict[str, Any], name: str, items: list[str]) -> str:
+    """An indented object whose last field lists ready texts: a line a kernel, for indented ones take seconds."""
+    body = json.dumps(fields, indent=2, allow_nan=False).removesuffix("\n}")
+    lines = ",".join(f"\n{item}" for item in items).replace("\n", "\n    ")
+    listed = f"[{lines}\n  ]" if items else "[]"
+    return f'{body},\n  "{name}": {listed}\n}}'
 
 
 def _chip(data: dict[str, Any], layers: list[dict[str, Any]]) -> dict[str, Any]:
-    """One chip's figures, the summary first and the long lists last."""
+    """One chip's figures without its kernels, the summary first."""
     data = dict(data)
     fits = data["fit"]["fits"]
     first = {"chip": data.pop("chip"), "title": data.pop("title"), "fits": fits, "hypothetical": not fits}
     summary = {name: data.pop(name) for name in ("total", "coverage", "levels")}
-    kernels = data.pop("kernels")
-    return {**first, **summary, **data, "layers": layers, "kernels": kernels}
+    return {**first, **summary, **data, "layers": layers}
 
 
 def dump(result: Result) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -41,25 +42,28 @@ def plot_map(path: str | Path, title: str, down: str, across: str, values: Value
     if importlib.util.find_spec("matplotlib") is None:
         raise InputError("a plot needs matplotlib; pip install 'torch_regflat[plots]', or take the text")
     check_writable(path)
-    from matplotlib.colors import TwoSlopeNorm
     from matplotlib.figure import Figure
 
     rows, columns = _axes(values)
     cells = [[_number(values.get((row, column))) for column in columns] for row in rows]
-    figure = Figure(figsize=(1.6 + 0.9 * len(columns), 1.4 + 0.6 * len(rows)), layout="constrained")
+    width = max(1.6 + 0.9 * len(columns), 0.5 + 0.085 * len(title))
+    figure = Figure(figsize=(width, 1.4 + 0.6 * len(rows)), layout="constrained")
     axes = figure.subplots()
-    known = [value for line in cells for value in line if value == value]
-    ends = (min([*known, 0.99]), max([*known, 1.01]))
-    image = axes.imshow(cells, cmap="RdBu", norm=TwoSlopeNorm(1.0, *ends), aspect="auto", origin="lower")
+    logs = [[math.log2(value) for value in line] for line in cells]
+    reach = max([abs(value) for line in logs for value in line if value == value] + [math.log2(1.25)])
+    image = axes.imshow(logs, cmap="RdBu", vmin=-reach, vmax=reach, aspect="auto", origin="lower")
     axes.set_xticks(range(len(columns)), [str(column) for column in columns])
     axes.set_yticks(range(len(rows)), [str(row) for row in rows])
     axes.set(title=title, xlabel=across, ylabel=down)
     for y, line in enumerate(cells):
         for x, value in enumerate(line):
-            axes.text(x, y, "no fit" if value != value else f"{value:.2f}", ha="center", va="center", fontsize=8)
-    if len(rows) > 1 and len(columns) > 1 and ends[0] < 1.0 < ends[1]:
-        axes.contour(cells, levels=[1.0], colors="black", linewidths=1.0)
-    figure.colorbar(image)
+            said = "no fit" if value != value else f"{value:.2f}"
+            dark = abs(logs[y][x]) > 0.6 * reach
+            axes.text(x, y, said, ha="center", va="center", fontsize=9, color="white" if dark else "black")
+    if len(rows) > 1 and len(columns) > 1 and min(map(min, logs)) < 0.0 < max(map(max, logs)):
+        axes.contour(logs, levels=[0.0], colors="black", linewidths=1.0)
+    ends = (-reach, -reach / 2, 0.0, reach / 2, reach)
+    figure.colorbar(image, ticks=ends).ax.set_yticklabels([f"{2**tick:.2f}" for tick in ends])
     figure.savefig(path, dpi=120)
 
 

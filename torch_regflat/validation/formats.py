@@ -29,7 +29,7 @@ UNARY = ("relu", "gelu", "tanh", "addu", "mulu", "divu", "powu")
 """Element-wise on one tensor; those with a u have a number as the second operand."""
 BINARY = ("add", "mul", "div", "pow", "silu_mul")
 NORMS = ("layernorm", "rmsnorm", "softmax")
-PHASES = ("prefill", "decode", "encoder")
+PHASES = ("prefill", "decode", "encoder", "latent")
 
 
 def _latency(cells: Cells) -> dict[str, Any]:

@@ -17,6 +17,8 @@ from .rows import Attention, Convolution, Gemm, Moe, Row, Streaming
 
 aten = torch.ops.aten
 
+ROTARY = 64
+"""Elements of the rotary key of DeepSeek's latent attention, the only one with measured rows."""
 TORCH_DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16, "fp8": torch.float8_e4m3fn}
 
 
@@ -62,6 +64,8 @@ def _attention(
         return build.call(aten.to.dtype, build.tensor(*shape, dtype=torch.bfloat16), number)
 
     query = arrives(batch, heads, q_len, head_dim)
+    if phase == "latent":
+        return _latent(build, number, query, kv_len, dtype)
     if phase == "encoder":
         pairs = arrives(2, batch, kv_heads, kv_len, head_dim)
     else:
@@ -72,6 +76,20 @@ def _attention(
     target = aten.scaled_dot_product_attention.default
     result = build.call(target, query, key, value, out=(batch, heads, q_len, head_dim), **options)
     work = _finish(build, result)
+    return with_kv_bits(work, 8) if dtype.endswith("/kv-fp8") else work
+
+
+def _latent(build: Builder, number: torch.dtype, query: fx.Node, kv_len: int, dtype: str) -> Workload:
+    """One token over a compressed cache: latents and rotary keys, to which those of the token are appended first."""
+    batch, heads, q_len, size = query.meta["val"].shape
+
+    def cached(width: int) -> fx.Node:
+        known = build.tensor(batch, 1, kv_len - q_len, width, dtype=number, role="kv_cache")
+        return build.call(aten.cat.default, [known, build.tensor(batch, 1, q_len, width, dtype=number)], 2)
+
+    latent, rope = cached(size - ROTARY), cached(ROTARY)
+    target = torch.ops.regflat.latent_attention.default
+    work = _finish(build, build.call(target, query, latent, rope, 1.0, out=(batch, heads, q_len, size - ROTARY)))
     return with_kv_bits(work, 8) if dtype.endswith("/kv-fp8") else work
 
 

@@ -58,6 +58,23 @@ def _attention(phase: str) -> Callable[[Record], Record | None]:
     return cells
 
 
+def _latent(record: Record) -> Record | None:
+    """DeepSeek's attention over its compressed cache: 512 elements and 64 rotary ones a token, for all heads."""
+    dtype, cache = _dtype(record["mla_dtype"]), _dtype(record["kv_cache_dtype"])
+    if cache not in (dtype, "fp8") or dtype not in ("bf16", "fp8"):
+        return None
+    return {
+        "dtype": dtype if cache == dtype else f"{dtype}/kv-{cache}",
+        "phase": "latent",
+        "batch": record["batch_size"],
+        "q_len": 1,
+        "kv_len": record["step"] + record["isl"],
+        "heads": record["num_heads"],
+        "kv_heads": 1,
+        "head_dim": 576,
+    }
+
+
 def _moe(record: Record) -> Record:
     same = ("num_tokens", "topk", "num_experts", "distribution")
     return {
@@ -79,6 +96,7 @@ TABLES: dict[str, tuple[str, Callable[[Record], Record | None]]] = {
     "context_attention_perf": ("attention", _attention("prefill")),
     "generation_attention_perf": ("attention", _attention("decode")),
     "encoder_attention_perf": ("attention", _attention("encoder")),
+    "generation_mla_perf": ("attention", _latent),
     "moe_perf": ("moe", _moe),
 }
 """Tables that are read: the format they are brought into, and how; None for a row that is left out."""

@@ -7,13 +7,13 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from ...cost.chip_tensors import ChipTensors, RateTensors
+from ...cost.chip_tensors import FEED_ROWS, ChipTensors, RateTensors
 from ...cost.shapes import KernelTensors, OperandTensors, where_lacking
 from ...mapping import MappingBatch
 from .grid import ACCUMULATOR_BYTES, Grid
 
-WARP_TILE = 64.0
-"""Rows (and, fed from registers, columns) of the result a group of warps holds: how often shared memory is read."""
+WARP_TILE = FEED_ROWS
+"""Columns of the result that a group of warps holds where the engine is fed from registers."""
 WIDEST_INSTRUCTION = 256.0
 """Columns that one instruction covers when the matrix engine reads shared memory itself (n of wgmma)."""
 
@@ -35,7 +35,8 @@ def engine_feed(kernels: KernelTensors, grid: Grid, rates: RateTensors) -> tuple
     first, second = factor_bytes(kernels)
     wide = torch.clamp(grid.mapping.n, max=WIDEST_INSTRUCTION)
     columns = torch.where(rates.feeds_registers > 0, torch.full_like(wide, WARP_TILE), wide)
-    shared = macs * (first / columns + second / WARP_TILE)
+    rows = torch.minimum(torch.clamp(grid.mapping.m * grid.chip.cluster, min=WARP_TILE), rates.feed_rows)
+    shared = macs * (first / columns + second / rows)
     fragments = macs * (first / rates.columns + second / rates.rows) * rates.feeds_registers
     return shared, fragments
 

@@ -110,7 +110,7 @@ def card(chip: ChipResult, result: Result) -> Card:
             ("kernels", f"{total.kernels}"),
             ("modelled by formula", f"{percent(chip.coverage.modelled_bytes_share)} % of bytes"),
         ),
-        warning="" if chip.fit.fits else " ".join(fit_lines(chip)),
+        warning="" if chip.fit.fits else ". ".join(fit_lines(chip)),
     )
 
 

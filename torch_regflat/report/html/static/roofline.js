@@ -45,7 +45,7 @@ function ceilings() {
     chip.levels.forEach((name, i) => {
       if (chip.bandwidths[i]) add({ slope: true, value: chip.bandwidths[i], name, chips: [c], main: i === levelIndex(chip) });
     });
-    for (const [name, value] of Object.entries(chip.peaks)) add({ slope: false, value, name, chips: [c], main: true });
+    Object.entries(chip.peaks).forEach(([name, value], i) => add({ slope: false, value, name, chips: [c], main: true, order: i }));
   });
   return lines;
 }
@@ -60,7 +60,7 @@ function ceilingTraces(range, narrow) {
     const label = `${line.name} ${si(line.value, line.slope ? "B/s" : "FLOP/s")}`;
     // Names of the chosen chip's ceilings; those of the others are said when pointed at.
     const said = !line.chips.includes(state.chip) ? "" : plain(narrow || line.chips.length > 1 || report.chips.length === 1 ? label : `${label}, ${who}`);
-    const at = low * (end / low) ** (line.slope ? 0.5 : 0.3);
+    const at = low * (end / low) ** (line.slope ? 0.5 : [0.3, 0.55, 0.05][line.order % 3]); // peaks may lie close together
     return [{
       type: "scatter", mode: "lines+text", showlegend: false, hoverinfo: "text",
       x: [low, at, end], y: [low, at, end].map((x) => (line.slope ? x * line.value : line.value)),
