@@ -22,6 +22,7 @@ from result_factory import result
 from torch_regflat import __version__, cli
 from torch_regflat.cli import running
 from torch_regflat.errors import CapacityError, ModelError
+from torch_regflat.layout import Layout
 from torch_regflat.report import json_
 
 
@@ -82,6 +83,19 @@ def test_main_job(profiler: Profiler) -> None:
     assert "model.layers.*.mlp" in done.stdout
     assert "side by side, ratios to h100-sxm" in done.stdout
     assert done.stderr == ""
+
+
+def test_a_layout_reaches_the_profiler(profiler: Profiler) -> None:
+    words = "profile llama-3-8b --tp 4 --pp 2 --dp 2 --batch 8 --micro-batches 2"
+    assert run(*words.split()).exit_code == 0
+    _, options = profiler.calls[0]
+    assert (options["layout"], options["micro_batches"]) == (Layout(tp=4, pp=2, dp=2), 2)
+
+
+def test_a_layout_that_is_none_is_refused(profiler: Profiler) -> None:
+    done = run("profile", "llama-3-8b", "--tp", "2", "--ep", "3")
+    assert done.exit_code == 2
+    assert "ep is 3, which does not divide the tp x dp = 2 chips of a stage; degrees that do: 1, 2" in done.stderr
 
 
 def test_every_option_reaches_the_profiler(profiler: Profiler) -> None:

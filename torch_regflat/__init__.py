@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     )
     from .hardware.chip import Chip
     from .hardware.library import load as load_chip
+    from .layout import Layout
     from .operators.building import Loop, elementwise, matmul, stream
     from .operators.lowering import Lower
     from .operators.registry import Call, operator
@@ -61,6 +62,7 @@ _PUBLIC = {
     "elementwise": ("operators.building", "elementwise"),
     "matmul": ("operators.building", "matmul"),
     "stream": ("operators.building", "stream"),
+    "Layout": ("layout", "Layout"),
     "LoopNest": ("workload", "LoopNest"),
     "Operand": ("workload", "Operand"),
     "Tile": ("schedule.tile", "Tile"),
@@ -87,6 +89,7 @@ __all__ = [
     "Chip",
     "ChipError",
     "InputError",
+    "Layout",
     "Loop",
     "LoopNest",
     "Lower",

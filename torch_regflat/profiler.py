@@ -24,6 +24,7 @@ from torch.export import ExportedProgram
 from . import __version__
 from ._profiling import Profiling
 from .capture import graphs
+from .capture._torch_distributed import local
 from .capture._torch_private import eager
 from .capture.hints import Hints
 from .capture.latent import absorbing
@@ -36,6 +37,7 @@ from .hardware.chip import Chip
 from .hardware.feeding import notes as chip_notes
 from .hardware.library import load
 from .hardware.software import Software
+from .layout import Layout
 from .local import AUTO, gpu_name
 from .operators.attention import extending
 from .operators.lowering import workload as make_workload
@@ -45,18 +47,20 @@ from .regression.budget import assert_below
 from .regression.fingerprint import fingerprint
 from .report import files, text
 from .report.frame import dataframe
-from .result import ChipResult, Coverage, Elasticity, Explanation, GroupBy, Result, Total
+from .result import ChipResult, Coverage, Elasticity, Explanation, Fit, GroupBy, Result, Total
 from .schedule import modes
 from .schedule.explain import explain
 from .schedule.fit import fit as does_it_fit
 from .schedule.intervals import Prices
+from .schedule.joined import joined, joined_timeline
 from .schedule.kernels import Kernel, form_kernels
 from .schedule.modes import Execution, Mode
-from .schedule.run import Job, check_dtypes, coverage, main_dtype, run, timeline
+from .schedule.run import Job, check_dtypes, coverage, main_dtype, run_all, timeline
 from .schedule.select import check
 from .schedule.sensitivity import Sensitivity
 from .schedule.serving import served
 from .schedule.tile import annotate
+from .sharded import Sharded, share_of_batch, split
 from .timeline import Timeline
 from .workload import Workload, with_kv_bits
 
@@ -83,6 +87,8 @@ class Profile:
     workload: Workload = field(repr=False)
     hardware: tuple[Chip, ...] = field(repr=False)
     execution: Execution = field(default_factory=Execution, repr=False)
+    sharded: Sharded | None = field(default=None, repr=False)
+    """Of a model that is divided among chips, the workload of one rank of each stage."""
     prices: dict[str, Prices] = field(default_factory=dict, repr=False, compare=False)
     """By chip, what was found for distinct kernels: it spares `timeline` a search."""
 
@@ -110,6 +116,7 @@ class Profile:
         Mappings are held fixed; `remap` also searches again with 10 % less and more, where it matters.
         """
         found = self._chip(chip)
+        self._refuse_stages("sensitivity")
         kernels = form_kernels(self.workload, self.execution.mode)
         software, conditions = self.execution.software_of(found), self.execution.mode.conditions
         return Sensitivity(self.workload, kernels, found, software, conditions).elasticities(remap)
@@ -117,6 +124,7 @@ class Profile:
     def explain(self, path: str, chip: str | None = None, *, losers: int = 5) -> list[Explanation]:
         """Why the kernels of the module at `path` run as they do on a chip (the first, unless named)."""
         found = self._chip(chip)
+        self._refuse_stages("explain")
         kernels = form_kernels(self.workload, self.execution.mode)
         software, conditions = self.execution.software_of(found), self.execution.mode.conditions
         return explain(self.workload, kernels, found, software, path, losers, conditions)
@@ -127,10 +135,17 @@ class Profile:
         It is made anew, and not saved with the profile, for it is much longer than the profile itself.
         """
         found = self._chip(chip)
-        kernels = form_kernels(self.workload, self.execution.mode)
-        software, conditions = self.execution.software_of(found), self.execution.mode.conditions
+        mode, prices = self.execution.mode, self.prices.get(found.name)
+        software, works = self.execution.software_of(found), self.sharded.stages if self.sharded else (self.workload,)
         with _guard():
-            return timeline(self.workload, kernels, found, software, conditions, self.prices.get(found.name))
+            lines = [
+                timeline(work, form_kernels(work, mode), found, software, mode.conditions, prices) for work in works
+            ]
+            return joined_timeline(lines)
+
+    def _refuse_stages(self, what: str) -> None:
+        if self.sharded is not None and len(self.sharded.stages) > 1:
+            raise InputError(f"{what} looks at one chip; profile the model with a pp of 1")
 
     def _chip(self, name: str | None) -> Chip:
         self[name or self.hardware[0].name]
@@ -292,12 +307,19 @@ def profile_model(
     mode: str = "graph",
     software: SoftwareLike | None = None,
     hints: Hints | None = None,
+    layout: Layout | None = None,
+    micro_batches: int = 1,
 ) -> Profile:
     """Profile a model by shipped name, folder with a `config.json`, hub id or `module:factory`, in one phase.
 
     `seq_len` is the number of new tokens of a prefill, `context` the tokens already cached for a decode step. The
     phase `train` is a training step; `optimizer`, `autocast` and `master_weights` are as of `profile_training`.
     `weights`, `activations`, `routing_skew`, `mode` and `software` are as of `profile`.
+
+    `layout` divides the model among chips, by transformers' own plans: `batch` is then that of all of them, and
+    kernels and totals are those of one chip (of each stage, in turn); `ChipResult.parallel` has what a step takes on
+    all. `micro_batches` is in how many parts the batch goes through the stages of a pipeline. Raises `InputError` for
+    a layout that does not divide the model, naming the nearest degrees that do.
     """
     loaded = _load(chips)
     execution = Execution.of(mode, software, loaded)
@@ -319,6 +341,8 @@ def profile_model(
         mode=mode,
         strict=strict,
         hints=hints,
+        layout=layout,
+        micro_batches=micro_batches,
     )
     with _guard():
         return _price(captured, loaded, strict, execution)
@@ -344,20 +368,30 @@ def capture_model(
     strict: bool = False,
     hints: Hints | None = None,
     logits: int | None = None,
+    layout: Layout | None = None,
+    micro_batches: int = 1,
 ) -> Captured:
     """A model in one phase as kernels, before any chip; the options are those of `profile_model`.
 
     `logits` limits the logits of a prefill or extension to so many last tokens, as serving engines do.
     """
     from .capture.huggingface import prepare
+    from .capture.parallel import divided, gradient_group
 
     changes = _Changes(weights=weights, activations=activations, routing_skew=checked_skew(routing_skew)).checked()
     executed = modes.named(mode)
-    with _guard():
+    own_batch, uneven = share_of_batch(batch, layout, micro_batches)
+    with _guard(), contextlib.ExitStack() as stack:
+
+        def divide(model: nn.Module, name: str) -> tuple[str, ...]:
+            if layout is None:
+                return ()
+            return uneven + stack.enter_context(divided(model, layout, name, phase == "train"))
+
         ready = prepare(
             spec,
             phase,
-            batch=batch,
+            batch=own_batch,
             seq_len=seq_len,
             context=context,
             dtype=dtype,
@@ -365,6 +399,7 @@ def capture_model(
             trust_remote_code=trust_remote_code,
             hints=hints,
             logits=logits,
+            divide=divide,
         )
         notes = ready.notes
         if ready.phase == "train":
@@ -379,6 +414,7 @@ def capture_model(
                 autocast=autocast,
                 master_weights=master_weights,
                 hints=hints,
+                average_over=None if layout is None else gradient_group(layout),
             )
             notes += _training_notes(optimizer, autocast, master_weights)
         elif autocast is not None or master_weights:
@@ -395,13 +431,13 @@ def capture_model(
             phase=ready.phase,
             inputs=ready.inputs,
             dtype=ready.dtype,
-            batch=ready.batch,
+            batch=None if ready.batch is None else batch,
             seq_len=ready.seq_len,
             context=ready.context,
             notes=notes,
         )
         changes = replace(changes, kv_bits=ready.kv_bits)
-        return _lowered(graph, strict, labels, _module_bytes(ready.model), changes, executed)
+        return _lowered(graph, strict, labels, _module_bytes(ready.model), changes, executed, layout, micro_batches)
 
 
 def _capture_prepared(ready: Prepared, hints: Hints | None) -> tuple[fx.GraphModule, Prepared]:
@@ -528,11 +564,30 @@ class Captured:
     labels: _Labels
     weights_bytes: int | None
     mode: Mode
+    sharded: Sharded | None = field(default=None, repr=False)
+    """Of a model divided among chips: what one rank of each stage does with one micro-batch."""
+    stages: list[list[Kernel]] = field(default_factory=list, repr=False)
+    """The kernels of each stage."""
+    micro_batches: int = 1
 
     def job(self, chip: Chip) -> Job:
         """What is to be priced on a chip. Raises `InputError` for a number format that it does not have."""
         check_dtypes(self.kernels, chip)
         return Job(self.workload, self.kernels, does_it_fit(self.workload, chip, self.weights_bytes))
+
+    def jobs(self, chip: Chip) -> list[Job]:
+        """One job a stage; one job where the model is not divided into stages."""
+        if len(self.stages) < 2 or self.sharded is None:
+            return [self.job(chip)]
+        check_dtypes(self.kernels, chip)
+        pairs = zip(self.sharded.stages, self.stages, strict=True)
+        return [Job(work, kernels, does_it_fit(work, chip)) for work, kernels in pairs]
+
+    def result(self, stages: Sequence[ChipResult], chip: Chip) -> ChipResult:
+        """The result of all jobs, as `run_all` gave them."""
+        if self.sharded is None:
+            return stages[0]
+        return joined(stages, chip, self.sharded.layout, self.micro_batches)
 
 
 def _finish(
@@ -550,7 +605,14 @@ def _finish(
 
 
 def _lowered(
-    graph: fx.GraphModule, strict: bool, labels: _Labels, weights_bytes: int | None, changes: _Changes, mode: Mode
+    graph: fx.GraphModule,
+    strict: bool,
+    labels: _Labels,
+    weights_bytes: int | None,
+    changes: _Changes,
+    mode: Mode,
+    layout: Layout | None = None,
+    micro_batches: int = 1,
 ) -> Captured:
     """From a graph to kernels."""
     work = make_workload(graph, labels.model, labels.phase, changes.routing_skew)
@@ -570,7 +632,12 @@ def _lowered(
     if mode.merged:
         work = served(work)
     labels = replace(labels, notes=notes, dtype=labels.dtype or main_dtype(work))
-    return Captured(graph, work, form_kernels(work, mode), labels, weights_bytes, mode)
+    if layout is None:
+        return Captured(graph, work, form_kernels(work, mode), labels, weights_bytes, mode)
+    sharded = split(work, layout)
+    stages = [form_kernels(stage, mode) for stage in sharded.stages]
+    kernels = [kernel for stage in stages for kernel in stage]
+    return Captured(graph, work, kernels, labels, weights_bytes, mode, sharded, stages, micro_batches)
 
 
 def _price(captured: Captured, chips: list[Chip], strict: bool, execution: Execution) -> Profile:
@@ -578,16 +645,14 @@ def _price(captured: Captured, chips: list[Chip], strict: bool, execution: Execu
     labels, results = captured.labels, []
     prices: dict[str, Prices] = {chip.name: {} for chip in chips}
     for chip in chips:
-        job = captured.job(chip)
-        if strict and not job.fit.fits:
-            raise CapacityError(
-                f"{labels.model} does not fit {chip.name}: needs {job.fit.needs_bytes / 1e9:.1f} GB, "
-                f"has {job.fit.has_bytes / 1e9:.1f} GB, at least {job.fit.chips} chips; "
-                "without strict it is priced as if it did"
-            )
         software = execution.software_of(chip)
         options: dict[str, Any] = {"conditions": execution.mode.conditions, "prices": prices[chip.name]}
-        priced = run(job.workload, job.kernels, chip, software, job.fit, **options)
+        jobs = captured.jobs(chip)
+        if strict and captured.sharded is None and not jobs[0].fit.fits:
+            raise _too_large(labels.model, chip, jobs[0].fit)
+        priced = captured.result(run_all(jobs, chip, software, **options), chip)
+        if strict and not priced.fit.fits:
+            raise _too_large(labels.model, chip, priced.fit)
         results.append(replace(priced, software_hash=software.hash, notes=(*priced.notes, *chip_notes(chip))))
         annotate(captured.graph, captured.kernels, results[-1])
     return Profile(
@@ -609,8 +674,17 @@ def _price(captured: Captured, chips: list[Chip], strict: bool, execution: Execu
         graph=captured.graph,
         workload=captured.workload,
         hardware=tuple(chips),
+        sharded=captured.sharded,
         execution=execution,
         prices=prices,
+    )
+
+
+def _too_large(model: str, chip: Chip, fit: Fit) -> CapacityError:
+    return CapacityError(
+        f"{model} does not fit {chip.name}: needs {fit.needs_bytes / 1e9:.1f} GB, "
+        f"has {fit.has_bytes / 1e9:.1f} GB, at least {fit.chips} chips; "
+        "without strict it is priced as if it did"
     )
 
 
@@ -656,7 +730,7 @@ def _module_bytes(model: Any) -> int | None:
 
 def _modules_bytes(modules: list[nn.Module]) -> int | None:
     seen: dict[int, int] = {}
-    for tensor in (tensor for model in modules for tensor in (*model.parameters(), *model.buffers())):
+    for tensor in (local(tensor) for model in modules for tensor in (*model.parameters(), *model.buffers())):
         storage = tensor.untyped_storage()
         seen[storage._cdata] = storage.nbytes()
     return sum(seen.values()) if modules else None

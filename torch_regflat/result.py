@@ -204,8 +204,37 @@ class ChipFigure:
 
 
 @dataclass(frozen=True, slots=True)
+class Parallel:
+    """A model divided among chips of one kind, and what a step costs on all of them.
+
+    A step is a whole batch: `micro_batches` go through the stages of a pipeline one after the other. `stages_s` is the
+    time of one micro-batch on each stage, `step_s` that of all on all, `bubble` the share of a step in which a chip
+    waits for others, `energy_j` what all `chips` take for a step, waiting included.
+    """
+
+    tp: int
+    ep: int
+    pp: int
+    dp: int
+    chips: int
+    micro_batches: int
+    stages_s: tuple[float, ...]
+    step_s: float
+    bubble: float
+    energy_j: float
+
+    def __str__(self) -> str:
+        degrees = [(name, getattr(self, name)) for name in ("tp", "ep", "pp", "dp")]
+        return " ".join(f"{name}{value}" for name, value in degrees if value > 1) or "tp1"
+
+
+@dataclass(frozen=True, slots=True)
 class ChipResult:
-    """Everything about one chip. `peaks_flops_per_s` are the dense peaks of the number formats of its kernels."""
+    """Everything about one chip. `peaks_flops_per_s` are the dense peaks of the number formats of its kernels.
+
+    Of a model that is divided among chips (`parallel`) kernels and total are those of one chip of each stage, in the
+    order in which a micro-batch passes them; `fit` is that of the fullest chip.
+    """
 
     chip: str
     title: str
@@ -223,6 +252,14 @@ class ChipResult:
     software_hash: str = ""
     peaks_flops_per_s: dict[str, float] = field(default_factory=dict)
     figures: tuple[ChipFigure, ...] = ()
+    parallel: Parallel | None = None
+    links: tuple[LevelCost, ...] = ()
+    """Ways to other chips over which something is sent: the bytes that leave this chip, and what they cost."""
+
+    @property
+    def everywhere(self) -> tuple[LevelCost, ...]:
+        """The memory levels, then the links: everything that `traffic_bytes` and `memory_energy_j` of rows may name."""
+        return self.levels + self.links
 
     def rows(self, by: GroupBy = "layer", expand: bool = False) -> list[Row]:
         """Sum the kernels into rows, in order of first appearance.

@@ -23,6 +23,7 @@ from torch.utils._python_dispatch import TorchDispatchMode as TorchDispatchMode
 
 from ..errors import CaptureError
 from ..operators.recurrent import CELLS, rnn_shapes
+from ._torch_distributed import NAMESPACES, fsdp_check, tracing_collectives
 
 _lock = threading.Lock()
 _implemented: dict[str, tuple[torch.library.Library, int]] = {}
@@ -34,10 +35,10 @@ BASE_ATTRIBUTES = frozenset(torch.nn.Module().__dict__) | {"_forward_hooks_with_
 """What every `nn.Module` has in its `__dict__`: its tables of tensors, children and hooks."""
 
 
-def has_hooks(module: torch.nn.Module) -> bool:
-    """Whether calling `module` runs more than its `forward`."""
+def hooks_of(module: torch.nn.Module) -> list[Any]:
+    """What calling `module` runs beside its `forward`."""
     state = module.__dict__
-    return any(state.get(name) for name in _HOOKS)
+    return [hook for name in _HOOKS if state.get(name) for hook in state[name].values()]
 
 
 def has_global_hooks() -> bool:
@@ -129,6 +130,8 @@ class OpInfo:
     """Its result, or the shape of its result, depends on values."""
     returns_value: bool
     """It returns a Python number, made from the values of its tensors."""
+    exchanges: bool = False
+    """It is an exchange between ranks, or waits for one."""
 
 
 _VALUE_OPS = frozenset({"item", "_local_scalar_dense", "is_nonzero", "equal", "allclose", "__contains__"})
@@ -139,7 +142,7 @@ _UNINITIALISED = frozenset({"empty", "new_empty", "empty_like", "empty_strided",
 def op_info(func: Any) -> OpInfo:
     """Read the schema and tags of an overload, once."""
     arguments = func._schema.arguments
-    name = func._schema.name.partition("::")[2]
+    space, _, name = func._schema.name.partition("::")
     tags = func.tags
     names = [argument.name for argument in arguments]
     return OpInfo(
@@ -153,6 +156,7 @@ def op_info(func: Any) -> OpInfo:
         uninitialised=name in _UNINITIALISED,
         data_dependent=torch.Tag.data_dependent_output in tags or torch.Tag.dynamic_output_shape in tags,
         returns_value=name in _VALUE_OPS,
+        exchanges=space in NAMESPACES,
     )
 
 
@@ -183,6 +187,8 @@ def run_on_meta(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any
         return _grouped_mm_on_meta(*args, **kwargs)
     if func is torch.ops.aten.narrow.Tensor:  # where it starts is a tensor; its shape does not hang on that
         return torch.ops.aten.narrow.default(args[0], args[1], 0, args[3])
+    if "out" in kwargs and func.namespace in NAMESPACES:  # not all of them have a version for meta tensors
+        return kwargs["out"]
     if func.overloadpacket in _RECURRENT:
         return _recurrent_on_meta(func, *args, **kwargs)
     return func(*args, **kwargs)
@@ -438,6 +444,12 @@ def _install() -> None:
     _replace(torch, "is_autocast_enabled", _is_autocast_enabled)
     _replace(torch, "get_autocast_dtype", _get_autocast_dtype)
     _install_flex_attention()
+    collectives = tracing_collectives()
+    if collectives is not None:
+        _replace(*collectives, _waits_at_once)
+    check = fsdp_check()
+    if check is not None:
+        _replace(*check, _unless_recording)
 
 
 def active_autocast() -> torch.dtype | None:
@@ -504,6 +516,11 @@ def _get_autocast_dtype(name: str, original: Callable[..., Any]) -> Callable[...
         return original(*args) if found is None else found
 
     return lowers_to
+
+
+def _waits_at_once(name: str, original: Callable[..., Any]) -> Callable[..., Any]:
+    # Else what an exchange gives is a tensor of a class of its own, that waits when it is first used.
+    return lambda: _records() or original()
 
 
 def _uncompiled(name: str, original: Callable[..., Any]) -> Callable[..., Any]:

@@ -7,13 +7,15 @@ from __future__ import annotations
 
 import functools
 import re
+import types
 from collections.abc import Hashable, Iterator
 from typing import Any
 
 import torch
 
 from . import state
-from ._torch_private import BASE_ATTRIBUTES, has_hooks, storage_key
+from ._torch_distributed import is_dtensor, is_placement, is_style, local, placed
+from ._torch_private import BASE_ATTRIBUTES, hooks_of, storage_key
 
 _INDEX_NAME = re.compile(r"(idx|index|layer|block|depth|(^|_)(id|i|n|num|number|no|pos|position))(_?(id|num|number))?$")
 
@@ -55,7 +57,7 @@ def own_tensors(module: torch.nn.Module) -> Iterator[torch.Tensor]:
         for table in (part._parameters, part._buffers, part.__dict__):
             for value in table.values():
                 if isinstance(value, torch.Tensor):
-                    yield value
+                    yield local(value)
 
 
 def _add(
@@ -70,15 +72,20 @@ def _add(
         found.append(seen[id(module)])
         return True
     seen[id(module)] = len(seen)
-    if has_hooks(module):
-        return False
+    for hook in hooks_of(module):
+        if not _is_sharding(hook):
+            return False
+        found.append(_function(hook, module))
     found.append((type(module), module.training))
     for table in (module._parameters, module._buffers):
         for name, tensor in table.items():
             found.append((name, None if tensor is None else _tensor(tensor, storages)))
     for name, value in module.__dict__.items():
         if name not in BASE_ATTRIBUTES:
-            found.append((name, _attribute(name, value, index, siblings, storages)))
+            if name == "forward" and _is_sharding(value):
+                found.append((name, _function(value, module)))
+            else:
+                found.append((name, _attribute(name, value, index, siblings, storages)))
     for name, child in module._modules.items():
         found.append(name)
         if child is not None and not _add(child, index, siblings, seen, storages, found):
@@ -87,6 +94,8 @@ def _add(
 
 
 def _tensor(tensor: torch.Tensor, storages: dict[int, int]) -> Hashable:
+    if is_dtensor(tensor):
+        return placed(tensor), _tensor(local(tensor), storages)
     key = storage_key(tensor)
     shared = storages.setdefault(key, len(storages))
     sizes = (tensor.shape, tensor.stride()) if tensor.layout is torch.strided else (tensor.shape,)
@@ -111,7 +120,7 @@ def _attribute(name: str, value: Any, index: int, siblings: int, storages: dict[
 def _plain(value: Any) -> Hashable:
     """The value where values decide, the identity of the object elsewhere."""
     kind = type(value)
-    if state.is_plain(value) or isinstance(value, type):
+    if state.is_plain(value) or isinstance(value, type) or is_placement(value):
         return kind, value
     if kind in (list, tuple):
         return kind, *map(_plain, value)
@@ -121,7 +130,31 @@ def _plain(value: Any) -> Hashable:
         return kind, *((_plain(key), _plain(item)) for key, item in value.items())
     if kind is functools.partial:
         return kind, _plain(value.func), _plain(value.args), _plain(value.keywords)
+    if is_style(value):
+        return kind, _plain(vars(value))
     return id(value)
+
+
+_SHARDING = ("torch.distributed.tensor.", "transformers.distributed.", f"{__package__}.")
+
+
+def _is_sharding(value: Any) -> bool:
+    """Whether a function was wrapped around a module to divide it among ranks: it keeps no state of its own."""
+    return isinstance(value, types.FunctionType) and value.__module__.startswith(_SHARDING)
+
+
+def _function(value: Any, module: torch.nn.Module) -> Hashable:
+    """A function by its code and what it closes over; the module itself is the same for all."""
+    if value is module:
+        return state.OWN
+    if isinstance(value, types.MethodType):
+        return value.__func__, _function(value.__self__, module)
+    if isinstance(value, functools.partial):
+        return _function(value.func, module), _plain(value.args), _plain(value.keywords)
+    if not _is_sharding(value):
+        return _plain(value)
+    cells = [cell.cell_contents for cell in value.__closure__ or ()]
+    return value.__code__, _plain(value.__defaults__), *(_function(cell, module) for cell in cells)
 
 
 def _settings_of_layer(config: Any, index: int, siblings: int) -> Hashable:

@@ -17,6 +17,7 @@ from torch.fx import Graph, Node
 from torch.fx.node import map_arg
 from torch.utils import _pytree as pytree
 
+from ._torch_distributed import is_dtensor
 from ._torch_private import call_function
 from .effects import CallInputs, Made, Taken
 from .repeats import Call, Leak, Repeats
@@ -41,7 +42,8 @@ class GradientRepeats(Repeats):
     def call(self, call: Call, module: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Run `module`, or copy what an earlier module built and called alike did."""
         # A forward that runs again in the backward (gradient checkpointing) has to save what the first one saved.
-        if self.recorder.phase != "forward" or not module._modules:
+        # Gradients of DTensors are DTensors, which a copy cannot hand on.
+        if self.recorder.phase != "forward" or not module._modules or any(map(is_dtensor, module.parameters())):
             return call(module, *args, **kwargs)
         return super().call(call, module, args, kwargs)
 
@@ -393,6 +395,8 @@ class _PlanCopy:
             "storage": self._storages(meta["storage"]),
             "phase": meta["phase"],
         }
+        if "ranks" in meta:
+            copied.meta["ranks"] = meta["ranks"]
         first = self.plan.first.setdefault(node, copied)
         if first is not copied:
             copied.meta["template"] = first.meta.get("template", first)

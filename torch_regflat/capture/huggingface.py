@@ -29,6 +29,7 @@ from .phases import Phase, Prepared, phases_of, prepare_model, torch_dtype
 __all__ = ["ModelSpec", "Phase", "Prepared", "build", "describe", "names", "phases_of", "prepare", "resolve"]
 
 Kind = Literal["shipped", "folder", "hub", "factory"]
+Divide = Callable[[nn.Module, str], tuple[str, ...]]
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 _FACTORY = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_][\w.]*")
 _NO_DTYPE = "dtype can only be chosen for a model that is built here; cast the module itself instead"
@@ -104,25 +105,28 @@ def prepare(
     kv_dtype: str | None = None,
     trust_remote_code: bool = False,
     hints: Hints | None = None,
+    divide: Divide | None = None,
     logits: int | None = None,
 ) -> Prepared:
     """Build a model where need be and make the inputs of one phase; see `Prepared`.
 
     Lengths that are not given are 2048 tokens, or the model's positions where it has fewer. A module of the user's
-    own needs `example_inputs()`, or a factory that returns `(model, args[, kwargs])`.
+    own needs `example_inputs()`, or a factory that returns `(model, args[, kwargs])`. `divide` is called with the
+    model and its name before its inputs are made, and may change it; what it returns is said.
     """
     if isinstance(model, nn.Module):
         if dtype is not None:
             raise InputError(_NO_DTYPE)
         name = getattr(getattr(model, "config", None), "name_or_path", "") or type(model).__name__
-        return prepare_model(model, name, phase, batch, seq_len, context, kv_dtype, hints=hints, logits=logits)
+        notes = divide(model, name) if divide else ()
+        return prepare_model(model, name, phase, batch, seq_len, context, kv_dtype, notes, hints, logits)
     spec = resolve(model, trust_remote_code=trust_remote_code) if isinstance(model, str) else model
     if spec.kind == "factory":
         if dtype is not None:
             raise InputError(_NO_DTYPE)
-        return _prepare_factory(spec, phase, batch, seq_len, context, kv_dtype, hints, logits)
+        return _prepare_factory(spec, phase, batch, seq_len, context, kv_dtype, hints, divide, logits)
     module = build(spec, dtype=dtype)
-    notes = (*spec.notes, *_attention_note(spec.name, module))
+    notes = (*spec.notes, *_attention_note(spec.name, module), *(divide(module, spec.name) if divide else ()))
     return prepare_model(module, spec.name, phase, batch, seq_len, context, kv_dtype, notes, hints, logits)
 
 
@@ -134,12 +138,14 @@ def _prepare_factory(
     context: int | None,
     kv_dtype: str | None,
     hints: Hints | None,
+    divide: Divide | None,
     logits: int | None,
 ) -> Prepared:
     model, args, kwargs = factory.load(spec.name)
+    notes = divide(model, spec.name) if divide else ()
     if args is None:
         if phases_of(model)[0] != "forward":
-            return prepare_model(model, spec.name, phase, batch, seq_len, context, kv_dtype, hints=hints, logits=logits)
+            return prepare_model(model, spec.name, phase, batch, seq_len, context, kv_dtype, notes, hints, logits)
         raise ModelError(
             f"{spec.name} gave a module without inputs; return (model, args) or (model, args, kwargs), "
             "or give the module a method example_inputs()"
@@ -150,7 +156,7 @@ def _prepare_factory(
         raise InputError(f"{spec.name} brings its own inputs; choose batch, seq_len and context in that function")
     dtype = next((str(p.dtype).removeprefix("torch.") for p in model.parameters() if p.is_floating_point()), "float32")
     chosen: Phase = "train" if phase == "train" else "forward"
-    return Prepared(model, args, kwargs, spec.name, chosen, f"inputs of {spec.name}", dtype)
+    return Prepared(model, args, kwargs, spec.name, chosen, f"inputs of {spec.name}", dtype, notes=notes)
 
 
 def _shipped(name: str) -> ModelSpec:

@@ -8,6 +8,8 @@ import sys
 
 import torch
 
+from ._torch_distributed import is_dtensor, local
+
 Containers = (torch.nn.ModuleList, torch.nn.Sequential, torch.nn.ModuleDict)
 
 
@@ -26,6 +28,8 @@ class Names:
     def __init__(self, root: torch.nn.Module | None) -> None:
         self._modules: dict[int, str] = {}
         self._tensors: dict[int, str] = {}
+        self._shards: set[int] = set()
+        """What this rank holds of parameters that are DTensors."""
         self._taken: set[str] = set()
         self.places: dict[int, Place] = {}
         self.keep: list[torch.nn.Module] = []
@@ -39,6 +43,16 @@ class Names:
     def tensor(self, tensor: torch.Tensor) -> str | None:
         """The state-dict name of a parameter or buffer, None if it is neither."""
         return self._tensors.get(id(tensor))
+
+    def is_parameter(self, tensor: torch.Tensor) -> bool:
+        """Whether a tensor is a parameter, or what this rank holds of one."""
+        return isinstance(tensor, torch.nn.Parameter) or id(tensor) in self._shards
+
+    def also(self, tensor: torch.Tensor, shard: torch.Tensor) -> None:
+        """Say that a tensor is another view of what this rank holds of a parameter."""
+        if id(shard) in self._tensors:
+            self._tensors[id(tensor)] = self._tensors[id(shard)]
+            self._shards.add(id(tensor))
 
     def add(self, module: torch.nn.Module, path: str) -> list[torch.nn.Module]:
         """Name a module and everything below it; returns those that are new."""
@@ -54,6 +68,9 @@ class Names:
                 for name, tensor in table.items():
                     if tensor is not None:
                         self._tensors.setdefault(id(tensor), prefix + name)
+                        if is_dtensor(tensor):
+                            self._tensors.setdefault(id(local(tensor)), prefix + name)
+                            self._shards |= {id(local(tensor))} if table is module._parameters else set()
             children = [(name, child) for name, child in module._modules.items() if child is not None]
             if isinstance(module, Containers):
                 self._note_siblings([child for _, child in children])

@@ -28,6 +28,7 @@ from .inputs import Inputs, home_device
 from .recorder import Recorder
 from .repeats import Leak
 from .replaced import replaced
+from .stand_ins import StandIns, has_shards
 
 
 @dataclass(frozen=True)
@@ -126,7 +127,10 @@ class _Run:
         saved, given = state.Saved(), state.Saved()
         name = getattr(self.fn, "__name__", type(self.fn).__name__)
         home = home_device(self.root, (self.args, self.kwargs))
+        stand_ins = StandIns(self.root, saved, sharded=True) if has_shards(self.root) else None
         recorder = Recorder(self.root, name, home, repeats=repeats, saved=saved, work=work_of, hints=self.hints)
+        for view, shard in stand_ins.views if stand_ins is not None else ():
+            recorder.names.also(view, shard)
         given.state((self.args, self.kwargs, self.kv_cache))
         finished = False
         try:
@@ -135,6 +139,7 @@ class _Run:
                 with casting(active_autocast()), replaced(), intercepted(recorder), recorder:
                     result = self._call(recorder, args, kwargs)
                 graph = recorder.finish(result)
+            graph = stand_ins.put_back(graph) if stand_ins is not None else graph
             finished = True
             return Captured(graph, result)
         finally:

@@ -10,9 +10,11 @@ from typing import Any
 
 import torch
 from torch.fx import Graph, GraphModule, Node
+from torch.utils import _pytree as pytree
 
 from ..errors import CaptureError
 from . import higher_order, state
+from ._torch_distributed import is_dtensor, is_dtensor_type, local
 from ._torch_private import (
     OpInfo,
     TorchDispatchMode,
@@ -23,6 +25,8 @@ from ._torch_private import (
 )
 from .answers import Answers
 from .autocast import casting, casts_to
+from .collectives import ranks_in
+from .collectives import record as record_exchange
 from .hints import Hints
 from .names import Names, attribute_name, readable, user_line
 from .repeats import Repeats
@@ -72,6 +76,10 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self._node_of: dict[int, Node] = {}
         self.notes: list[str] = []
         """What a reader of the profile has to know about what was recorded."""
+        self.unwrapping = 0
+        """How many operators on DTensors are being carried out, one inside another."""
+        self._handing_on = False
+        self._locals: set[int] = set()
         self._failed: tuple[BaseException, str, torch.nn.Module] | None = None
         for module in self.names.keep:
             saved.module(module)
@@ -84,9 +92,15 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
+        if types and any(map(is_dtensor_type, types)):
+            return self.sharded(func, args, kwargs)
         if is_higher_order(func):
             return higher_order.record(self, func, args, kwargs)
+        if self.unwrapping and not self.concerns(args, kwargs):
+            return func(*args, **kwargs)
         info = op_info(func)
+        if info.exchanges and func.namespace == "c10d":
+            return record_exchange(self, func, args, kwargs)
         if info.metadata and func is not torch.ops.aten.detach_.default:
             self._before_metadata_change(func, args)
         elif func is torch.ops.aten.lift_fresh.default or func is torch.ops.aten.detach_.default:
@@ -102,10 +116,44 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         out = self.answers.result(func, info, (values, kwargs), (node_args, node_kwargs))
         if func is _ATTENTION:
             out = _as_queries(out, values[0])
+        elif func is _WAIT:
+            out = torch.ops.aten.alias.default(values[0])
         if not info.writes and isinstance(out, torch.Tensor) and id(out) in self._node_of:
             return self.twins.user(out)  # it did nothing (`to` the same dtype, dropout in eval): no node
         self.append(func, info, node_args, node_kwargs, out)
         return self._as_users(out)
+
+    def call(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Run and record an operator on tensors of the caller."""
+        return self.__torch_dispatch__(func, (), args, kwargs)
+
+    def sharded(self, func: Any, args: Any, kwargs: Any) -> Any:
+        """Let an operator on DTensors be carried out: what it does to the local tensors is recorded."""
+        if self._handing_on:  # the second time, from below
+            self._handing_on = False
+            return NotImplemented
+        for tensor in pytree.tree_leaves((args, kwargs)):
+            if is_dtensor(tensor):
+                self._own_local(tensor)
+        self._handing_on = True
+        self.unwrapping += 1
+        try:
+            with self:
+                return func(*args, **kwargs)
+        finally:
+            self._handing_on = False
+            self.unwrapping -= 1
+
+    def _own_local(self, tensor: torch.Tensor) -> None:
+        held = local(tensor)
+        if id(held) not in self._locals:
+            self._locals.add(id(held))
+            self.twins.keep.append(held)
+
+    def concerns(self, args: Any, kwargs: Any) -> bool:
+        """Whether tensors of the model are among the arguments. DTensor also runs operators to work out shapes."""
+        tensors = [t for t in pytree.tree_leaves((args, kwargs)) if isinstance(t, torch.Tensor)]
+        return any(id(t) in self._locals or self.known(t) is not None or self.names.tensor(t) for t in tensors)
 
     def check_layout(self, out: Any) -> None:
         """Refuse a result that has no place in memory of its own."""
@@ -188,6 +236,8 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         """Add a call of an operator to the graph; `out` is what it gave."""
         self.check_layout(out)
         node = self.add(self.graph.call_function(func, args, kwargs), out)
+        if info.exchanges and (ranks := ranks_in(func, args, kwargs)) is not None:
+            node.meta["ranks"] = ranks
         for position, name in info.writes:
             written = args[position] if position < len(args) else kwargs.get(name)
             for target in written if isinstance(written, (list, tuple)) else (written,):
@@ -234,7 +284,20 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     def node(self, tensor: torch.Tensor) -> Node:
         """The node that made this tensor last; a tensor met for the first time becomes an attribute of the graph."""
-        return self.known(tensor) or (self.repeats and self.repeats.unseal(tensor)) or self.attribute(tensor)
+        found = self.known(tensor) or (self.repeats and self.repeats.unseal(tensor))
+        return found or self._view_of_known(tensor) or self.attribute(tensor)
+
+    def _view_of_known(self, tensor: torch.Tensor) -> Node | None:
+        """A view of recorded memory that no operator made, as FSDP makes parameters of what it gathered."""
+        number = self.twins.made(tensor)
+        made = (node for node in reversed(self.nodes) if number is not None and node.meta["storage"] == number)
+        newest = next(made, None)
+        if newest is None:
+            return None
+        view = torch.ops.aten.as_strided.default
+        args = (newest, list(tensor.size()), list(tensor.stride()), tensor.storage_offset())
+        self.twins.keep.append(tensor)
+        return self.append(view, op_info(view), args, {}, tensor)
 
     def twin(self, tensor: torch.Tensor) -> torch.Tensor:
         """The meta twin of a tensor that has a node; itself if it was made while recording."""
@@ -294,7 +357,7 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
             self._untwinned.add(id(tensor))
             self.twins.keep.append(tensor)
         self._note(node, value, number)
-        node.meta["role"] = "weight" if isinstance(tensor, torch.nn.Parameter) else "state"
+        node.meta["role"] = "weight" if self.names.is_parameter(tensor) else "state"
         self._note_real(node, tensor)
         self._attributes[target] = tensor
         self._node_of[id(key)] = node
@@ -374,7 +437,7 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     def finish(self, result: Any) -> GraphModule:
         """Close the graph with the tensors of the result, in order, and attach the tensors it refers to."""
-        outputs = tuple(self.node(tensor) for _, tensor in state.tensors(result))
+        outputs = tuple(self.node(local(tensor)) for _, tensor in state.tensors(result))
         node = self.graph.output(outputs)
         node.meta = {
             "val": tuple(n.meta["val"] for n in outputs),
@@ -392,6 +455,7 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
 
 _ATTENTION = torch.ops.aten.scaled_dot_product_attention.default
+_WAIT = torch.ops._c10d_functional.wait_tensor.default if torch.distributed.is_available() else None
 
 
 def _as_queries(out: torch.Tensor, query: torch.Tensor) -> torch.Tensor:

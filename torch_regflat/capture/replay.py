@@ -232,8 +232,9 @@ class Replay:
             "storage": self.number(storage) if type(storage) is int else self._tuple(storage),
             "template": meta.get("template", node),
         }
-        if "phase" in meta:
-            copied.meta["phase"] = meta["phase"]
+        for key in ("phase", "ranks"):
+            if key in meta:
+                copied.meta[key] = meta[key]
         recorder.values.order[copied] = len(recorder.nodes)
         recorder.nodes.append(copied)
         self.nodes[node] = copied

@@ -141,13 +141,17 @@ class Saved:
 
     def module(self, module: torch.nn.Module) -> None:
         """Remember the attributes of a module, its hooks, and the containers it holds directly."""
-        if id(module) not in self._seen:
-            self._seen.add(id(module))
-            state = module.__dict__
+        self.instance(module)
+
+    def instance(self, value: Any) -> None:
+        """Remember the attributes of any object, and the containers it holds directly."""
+        if id(value) not in self._seen:
+            self._seen.add(id(value))
+            state = value.__dict__
             self._dicts.append((state, state.copy()))
-            for value in state.values():
-                if isinstance(value, (dict, list, set)):
-                    self._container(value)
+            for part in state.values():
+                if isinstance(part, (dict, list, set)):
+                    self._container(part)
 
     def state(self, value: Any) -> None:
         """Remember everything reachable in an object."""

@@ -20,6 +20,7 @@ from torch.utils import _pytree as pytree
 
 from ..errors import CaptureError, InputError, near
 from . import state
+from ._torch_distributed import is_dtensor_type
 from ._torch_private import active_autocast, autograd_node, intercepted, next_sequence_number
 from .autocast import casting
 from .fused import fused_operators
@@ -30,7 +31,7 @@ from .record import no_collection, work_of
 from .recorder import Recorder
 from .repeats import Leak
 from .replaced import replaced
-from .twins import Twins
+from .stand_ins import StandIns
 from .updates import OPTIMIZERS, Updates
 
 aten = torch.ops.aten
@@ -62,6 +63,7 @@ def capture_training(
     master_weights: bool = False,
     hints: Hints | None = None,
     repeats: bool = True,
+    average_over: str | None = None,
 ) -> GraphModule:
     """Record forward, backward and optimizer step of `model(*args, **kwargs)` as one fx graph of ATen operators.
 
@@ -69,6 +71,7 @@ def capture_training(
     one, else the sum of its floating-point outputs. With `train_mode`, modules are in training mode meanwhile. With
     `autocast` (`bfloat16` or `float16`) forward and loss run as under `torch.autocast`. With `master_weights` the
     optimizer keeps a float32 copy of parameters of fewer bits, and its state in float32. `hints` are as of `capture`.
+    `average_over` names a process group whose ranks average their gradients before the update (data parallel).
     The output of the graph is the loss and the gradients of the parameters in order. Nothing of the model is changed.
     """
     if optimizer is not None and optimizer not in OPTIMIZERS:
@@ -81,7 +84,7 @@ def capture_training(
     lowered = _autocast_dtype(autocast)
     if not callable(model):
         raise CaptureError(f"a {type(model).__name__} cannot be captured; pass a module or a function")
-    options = _Options(optimizer, loss, train_mode, lowered, master_weights, hints)
+    options = _Options(optimizer, loss, train_mode, lowered, master_weights, hints, average_over)
     step = _Step(model, args, kwargs or {}, options)
     refused: set[Hashable] = set()
     while repeats and len(refused) < MAX_REFUSED:
@@ -116,7 +119,9 @@ class TrainingRecorder(Recorder):  # type: ignore[no-untyped-call]
             self.repeats = GradientRepeats(self, refused)
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if func is aten.detach.default:
+        if types and any(map(is_dtensor_type, types)):
+            return self.sharded(func, args, kwargs or {})
+        if func is aten.detach.default and (not self.unwrapping or self.concerns(args, ())):
             return self._alias(args[0])
         if self.phase == "backward" and func in (aten.new_empty_strided.default, aten.copy_.default):
             kept = self._kept_gradient(func, args)
@@ -199,6 +204,7 @@ class _Options:
     autocast: torch.dtype | None
     master_weights: bool
     hints: Hints | None
+    average_over: str | None = None
 
 
 class _Step:
@@ -217,15 +223,21 @@ class _Step:
         name = getattr(self.model, "__name__", type(self.model).__name__)
         try:
             with no_collection(), torch.inference_mode(False), torch.enable_grad():
-                stand_ins = StandIns(self.root, saved, options.train_mode)
+                stand_ins = StandIns(self.root, saved)
+                if options.train_mode and self.root is not None:
+                    self.root.train()
                 recorder = TrainingRecorder(
                     self.root, name, home, refused=refused, saved=saved, work=work_of, hints=options.hints
                 )
+                for view, shard in stand_ins.views:
+                    recorder.names.also(view, shard)
                 args, kwargs = Inputs(recorder, self.model, ()).add(self.args, self.kwargs)
                 with casting(options.autocast), replaced(), intercepted(recorder), fused_operators(), recorder:
                     loss = self._run(recorder, args, kwargs)
+                    recorder.phase = "optimizer"
+                    with torch.no_grad():
+                        updates = Updates(recorder, stand_ins.parameters, options.master_weights, options.average_over)
                 with torch.no_grad():
-                    updates = Updates(recorder, stand_ins.parameters, options.master_weights)
                     gradients = updates.record(options.optimizer)
                 if isinstance(recorder.repeats, GradientRepeats):
                     recorder.repeats.drop_plans()
@@ -264,50 +276,3 @@ def total(output: Any) -> torch.Tensor:
         raise CaptureError("the output has no tensor that depends on a parameter, so there is no loss to differentiate")
     sums = [t.sum() for t in found]
     return sums[0] if len(sums) == 1 else torch.stack([s.float() for s in sums]).sum()
-
-
-class StandIns:
-    """Meta parameters in place of the model's own while a step is recorded, so that no gradient reaches those.
-
-    What is put into the modules' tables goes out again with `saved.restore()`.
-    """
-
-    def __init__(self, root: torch.nn.Module | None, saved: state.Saved, train_mode: bool) -> None:
-        self.parameters: list[torch.nn.Parameter] = []
-        self._own: dict[int, torch.Tensor] = {}
-        self._made: dict[int, torch.nn.Parameter] = {}
-        twins = Twins()
-        modules = list(root.modules()) if root is not None else []
-        for module in modules:
-            saved.module(module)
-        for module in modules:
-            for name, parameter in module._parameters.items():
-                if parameter is not None:
-                    module._parameters[name] = self._stand_in(parameter, twins)
-            for name, value in list(module.__dict__.items()):
-                if isinstance(value, list) and any(id(item) in self._made for item in value):
-                    module.__dict__[name] = [self._made.get(id(item), item) for item in value]
-                elif isinstance(value, torch.Tensor) and id(value) in self._made:
-                    module.__dict__[name] = self._made[id(value)]
-        if train_mode and root is not None:
-            root.train()
-
-    def _stand_in(self, parameter: torch.nn.Parameter, twins: Twins) -> torch.nn.Parameter:
-        made = self._made.get(id(parameter))
-        if made is None:
-            made = torch.nn.Parameter(twins.make(parameter), parameter.requires_grad)
-            self._made[id(parameter)] = made
-            self._own[id(made)] = parameter
-            self.parameters.append(made)
-        return made
-
-    def put_back(self, graph: GraphModule) -> GraphModule:
-        """Let the graph refer to the user's parameters."""
-        for node in graph.graph.nodes:
-            if node.op == "get_attr":
-                *path, name = str(node.target).split(".")
-                holder: Any = graph.get_submodule(".".join(path))
-                own = self._own.get(id(getattr(holder, name)))
-                if own is not None:
-                    setattr(holder, name, own)
-        return graph

@@ -91,6 +91,10 @@ class Twins:
             self.keep.append(twin)
         return number
 
+    def made(self, tensor: torch.Tensor) -> int | None:
+        """The number of the storage of a tensor on meta where it was made while recording; None elsewhere."""
+        return self._numbers.get(storage_key(tensor)) if tensor.is_meta else None
+
     def fresh(self) -> int:
         """A number for a storage that nothing else has."""
         self.count += 1

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import torch
 
 from ..operators import optimizers as _optimizers  # defines the operators with master weights
+from ..sharded import unit_of
+from ._torch_distributed import is_dtensor, local, respread
 from ._torch_private import op_info
 
 if TYPE_CHECKING:
@@ -14,6 +17,10 @@ if TYPE_CHECKING:
 
 aten = torch.ops.aten
 _defined_by = _optimizers.__name__
+_AVERAGE = torch.ops._c10d_functional.all_reduce_coalesced_.default if torch.distributed.is_available() else None
+
+BUCKET = 25 * 2**20
+"""Bytes of gradients that data-parallel ranks average at once (the default of DistributedDataParallel)."""
 
 OPTIMIZERS = ("adamw", "sgd", "sgd-momentum")
 """What `optimizer` may be: AdamW keeps two moments for each parameter, SGD none, SGD with momentum one."""
@@ -26,36 +33,69 @@ class Updates:
     `master_weights` parameters of fewer than 32 bits have a float32 copy, which is what is updated.
     """
 
-    def __init__(self, recorder: TrainingRecorder, parameters: list[torch.nn.Parameter], master_weights: bool) -> None:
-        self.recorder, self.master_weights = recorder, master_weights
+    def __init__(
+        self,
+        recorder: TrainingRecorder,
+        parameters: list[torch.nn.Parameter],
+        master_weights: bool,
+        average_over: str | None = None,
+    ) -> None:
+        self.recorder, self.master_weights, self.average_over = recorder, master_weights, average_over
         self.parameters = [p for p in parameters if p.requires_grad and p.grad is not None]
+        self.gradients = [_like(p) for p in self.parameters]
 
     def record(self, optimizer: str | None) -> list[torch.Tensor]:
         """Append the update of every parameter; returns the gradients."""
         self.recorder.phase = "optimizer"
+        if self.average_over is not None:
+            for owner, bucket in self._buckets():
+                self.recorder.owner = owner
+                self.recorder.call(_AVERAGE, (bucket, "avg", self.average_over), {})
         if optimizer is not None:
-            for parameter in self.parameters:
+            for parameter, gradient in zip(self.parameters, self.gradients, strict=True):
                 self.recorder.owner = self.recorder.owner_of(parameter)
                 name = self.recorder.names.tensor(parameter) or self.recorder.names.unique("parameter")
                 master = self.master_weights and parameter.dtype.itemsize < 4
                 func, args, kwargs = _STEPS[optimizer, master]
-                nodes = tuple([self._node(part, parameter, name, master)] if part else [] for part in args)
+                nodes = tuple([self._node(part, parameter, gradient, name, master)] if part else [] for part in args)
                 self.recorder.append(func, op_info(func), nodes, kwargs, None)
-        return [p.grad for p in self.parameters if p.grad is not None]
+        return self.gradients
 
-    def _node(self, part: str, parameter: torch.nn.Parameter, name: str, master: bool) -> Any:
+    def _buckets(self) -> Iterator[tuple[str, list[torch.Tensor]]]:
+        """Gradients averaged together, in the order of a backward: those of one layer, `BUCKET` bytes at most."""
+        bucket: list[torch.Tensor] = []
+        last: str | None = None
+        for parameter, gradient in zip(self.parameters[::-1], self.gradients[::-1], strict=True):
+            owner = self.recorder.owner_of(parameter)
+            size = sum(t.numel() * t.dtype.itemsize for t in (*bucket, gradient))
+            if last is not None and (size > BUCKET or unit_of(owner) != unit_of(last)):
+                yield last, bucket
+                bucket = []
+            bucket, last = [*bucket, gradient], owner
+        if last is not None:
+            yield last, bucket
+
+    def _node(
+        self, part: str, parameter: torch.nn.Parameter, gradient: torch.Tensor, name: str, master: bool
+    ) -> Any:
         if part == "parameter":
-            return self.recorder.node(parameter)
+            return self.recorder.node(local(parameter))
         if part == "gradient":
-            assert parameter.grad is not None
-            return self.recorder.node(parameter.grad)
+            return self.recorder.node(gradient)
         with self.recorder.paused():
             if part == "step":
                 tensor = torch.zeros((), dtype=torch.float32, device="meta")
             else:
                 dtype = torch.float32 if master else parameter.dtype
-                tensor = torch.empty_like(parameter, requires_grad=False, dtype=dtype)
+                tensor = torch.empty_like(local(parameter), requires_grad=False, dtype=dtype)
         return self.recorder.attribute(tensor, f"optimizer.{name}.{part}")
+
+
+def _like(parameter: torch.nn.Parameter) -> torch.Tensor:
+    """What this rank holds of a gradient, spread as its parameter is: partial sums are added up for that."""
+    gradient = parameter.grad
+    assert gradient is not None
+    return local(respread(gradient, parameter)) if is_dtensor(gradient) else gradient
 
 
 _ADAMW: dict[str, Any] = {"lr": 1e-3, "beta1": 0.9, "beta2": 0.999, "weight_decay": 1e-2, "eps": 1e-8}

@@ -7,7 +7,7 @@ from typing import Any
 import click
 
 from ..errors import InputError
-from .options import PHASES, model_options
+from .options import PHASES, layout_options, model_options
 from .profile import profile_phase
 from .running import check_positive, one_sentence, silenced, waiting
 
@@ -18,6 +18,7 @@ from .running import check_positive, one_sentence, silenced, waiting
 @click.option("--phase", "phases", type=click.Choice(PHASES), multiple=True, help="By default what the model is for.")
 @click.option("--losers", type=int, default=5, show_default=True, help="How many mappings that lost to show.")
 @model_options
+@layout_options
 def explain(model: str, path: str, losers: int, verbose: bool, **options: Any) -> None:
     """Show why the kernels of one layer of MODEL run as they do: loops, traffic, times, and the mappings that lost."""
     with one_sentence(verbose):

@@ -69,3 +69,31 @@ def model_options(command: Callable[..., Any]) -> Callable[..., Any]:
     ):
         command = option(command)
     return command
+
+
+def layout_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """The options that divide a model among chips."""
+    for option in reversed(_LAYOUT):
+        command = option(command)
+    return command
+
+
+def layout_of(options: dict[str, Any]) -> dict[str, Any]:
+    """What `profile_model` is told of the layout that was asked for; nothing where there was none."""
+    from ..layout import Layout
+
+    degrees = {name: options[name] for name in ("tp", "ep", "pp", "dp") if options[name] is not None}
+    if not degrees and options["micro_batches"] == 1:
+        return {}
+    return {"layout": Layout(**degrees), "micro_batches": options["micro_batches"]}
+
+
+_LAYOUT = (
+    click.option("--tp", type=int, help="Divide each layer among so many chips (tensor parallel)."),
+    click.option("--ep", type=int, help="Divide the experts so many ways (expert parallel), over tp x dp chips."),
+    click.option("--pp", type=int, help="Divide the layers into so many stages (pipeline parallel)."),
+    click.option("--dp", type=int, help="Divide the batch among so many groups of tp chips (data parallel)."),
+    click.option(
+        "--micro-batches", type=int, default=1, show_default=True, help="In how many parts a batch passes the stages."
+    ),
+)

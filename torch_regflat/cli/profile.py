@@ -8,7 +8,7 @@ import click
 
 from ..errors import InputError
 from . import request
-from .options import FORMATS, GROUPINGS, PHASES, model_options
+from .options import FORMATS, GROUPINGS, PHASES, layout_of, layout_options, model_options
 from .running import check_positive, check_writable, emit, one_sentence, silenced, waiting, width
 
 if TYPE_CHECKING:
@@ -27,6 +27,7 @@ _REPORTS = (*FORMATS, "html", "trace")
     help="What to price; by default what the model is made for. Given several times: phases side by side on one chip.",
 )
 @model_options
+@layout_options
 @request.request_options
 @click.option("--by", type=click.Choice(GROUPINGS), default="layer", show_default=True, help="A row for each.")
 @click.option("--expand", is_flag=True, help="Show each of the repeated layers.")
@@ -135,4 +136,5 @@ def profile_phase(model: str, phase: str | None, options: dict[str, Any]) -> Pro
         master_weights=options["master_weights"] and of_training,
         strict=options["strict"],
         trust_remote_code=options["trust_remote_code"],
+        **layout_of(options),
     )

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from ..workload import Access, Kind, LoopNest, Operand, Role
+from ..workload import Access, Collective, Kind, LoopNest, Operand, Role
 
 if TYPE_CHECKING:
     from .problem import Problem
@@ -113,6 +113,8 @@ class KernelShape:
     apart_kernels: float = 0
     rate_share: float = 1.0
     """Share of the rate of long products that the algorithm's own kernel sustains."""
+    exchange: Collective | None = None
+    """What it exchanges with other chips, beside what it moves in the memories of its own."""
 
     @property
     def is_tiled(self) -> bool:

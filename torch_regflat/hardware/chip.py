@@ -391,15 +391,30 @@ class Die(Frozen):
 
 
 class Interconnect(Frozen):
-    """A way to other chips. `bandwidth` is one direction, all links of the chip together."""
+    """A way to other chips, or to the host where it has no `reach`; nearest first.
+
+    `bandwidth` is one direction, all links of the chip together. `reach` is how many chips see each other over it,
+    this one included. `latency` is from the store of a word on one chip until another has read it; `start` is what the
+    kernel of a collective needs before its first hop, where it was measured on this chip. `in_network` is true of a
+    switch that adds up what chips send and hands out the sum. `energy` is for a bit over one link; over a switch it
+    takes two.
+    """
 
     name: str
     bandwidth: Annotated[Quantity, Measures(("bytes/s",))]
     latency: Annotated[Quantity, Measures(("time",), zero=True)] | None = None
-    topology: Literal["switch", "ring", "mesh", "torus", "all-to-all", "host"] | None = None
+    start: Annotated[Quantity, Measures(("time",), zero=True)] | None = None
+    topology: Literal["switch", "ring", "mesh", "torus", "all-to-all", "fat-tree", "host"] | None = None
+    in_network: bool = False
     energy: BitEnergy | None = None
     links: Count | None = None
     reach: Count | None = None
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Interconnect:
+        if self.in_network and self.topology not in ("switch", "fat-tree"):
+            raise ValueError('in_network = true is for switches; write topology = "switch" or "fat-tree"')
+        return self
 
 
 class Price(Frozen):
@@ -507,6 +522,11 @@ class Chip(Frozen):
     def stream_j_per_bit(self) -> float:
         """Joules, bottom up, for one bit that goes from external memory through every level to the engines once."""
         return sum(level.read_j_per_bit for level in self.memory) + sum(level.write_j_per_bit for level in self.on_chip)
+
+    @property
+    def ways(self) -> tuple[Interconnect, ...]:
+        """The interconnects that lead to other chips, nearest first; those without a `reach` lead to the host alone."""
+        return tuple(way for way in self.interconnect if way.reach is not None and way.reach.value > 1)
 
     # Arithmetic
 

@@ -21,6 +21,7 @@ Positive = Annotated[Quantity, Measures(("number",))]
 Duration = Annotated[Quantity, Measures(("time",), zero=True)]
 Traffic = Annotated[Quantity, Measures(("bytes/clk/core",))]
 Held = Annotated[Quantity, Measures(("bytes",))]
+Filled = Annotated[Quantity, Measures(("bytes",), zero=True)]
 
 _SHIPPED = Path(__file__).parent / "softwares"
 
@@ -178,6 +179,45 @@ class WinogradKernels(Frozen):
     note: str = ""
 
 
+class Protocol(Frozen):
+    """How a collective's messages are handed over: `hop` as a multiple of the link's latency, `rate` as a share of what
+    long messages get, `fill` what is in flight before the first bytes arrive."""
+
+    hop: Positive
+    rate: Efficiency
+    fill: Filled
+
+
+class ExchangeKernel(Protocol):
+    """One kernel that exchanges without a protocol's buffers, with its own `start` before the first hop; where the
+    switch does the work, that comes on top of the start of other collectives."""
+
+    start: Duration
+
+
+class Collectives(Frozen):
+    """What a library's collectives lose on the links.
+
+    - `start`: what its kernel needs before the first hop, launch apart, where the chip's file does not say
+    - `link_rate`, `host_pair_rate`, `host_rate`, `fabric_rate`: share of the bandwidth that long messages get over
+      links of their own; between two chips over their host; among more over hosts; over a network of switches. What a
+      protocol or a kernel gets is its `rate` times that
+    - `own_copy`: what a rank keeps of a message takes this share of the time that sending it would
+    - `protocols`: ways to hand messages over, of which the fastest is taken
+    - `in_network`: reductions by the switch; `direct`: kernels that read their peers' memory; none without them
+    """
+
+    start: Duration
+    link_rate: Efficiency
+    host_pair_rate: Efficiency
+    host_rate: Efficiency
+    fabric_rate: Efficiency
+    own_copy: Share
+    protocols: dict[str, Protocol] = Field(min_length=1)
+    in_network: ExchangeKernel | None = None
+    direct: ExchangeKernel | None = None
+
+
 class Software(Frozen):
     """Losses and habits of a library or mapper.
 
@@ -205,6 +245,7 @@ class Software(Frozen):
     - `narrowing`: products of narrowed activations; without it they are narrowed on the way into the product
     - `winograd`: Winograd convolutions; without it there are none
     - `experts`: the menu for grouped products; without it the tiles of all products, not split along k
+    - `collectives`: exchanges between chips; without it they are those of `cuda-libraries`, see `collectives_of`
     """
 
     schema_: Literal[1] = Field(alias="schema")
@@ -221,6 +262,7 @@ class Software(Frozen):
     winograd: WinogradKernels | None = None
     widening_exposed: Share | None = None
     rows: RowKernels | None = None
+    collectives: Collectives | None = None
     issue_efficiency: Efficiency
     vector_issue_efficiency: Efficiency
     other_instructions: Number | None = None
@@ -333,6 +375,20 @@ def for_chip(chip: Chip, wanted: str | Path | Software | None = None) -> Softwar
         return own
     chosen = load(wanted)
     return chosen if chosen.variant_of in ("", own.name) else own
+
+
+def collectives_of(chip: Chip, wanted: Software | None = None) -> Collectives:
+    """How collectives run on a chip with its own or the wanted software.
+
+    Where that says nothing of them they run as NVIDIA's do: links are alike, and of a chip that was never built nothing
+    says that its library would be a better one, or a worse.
+    """
+    own = (wanted or load(chip.software)).collectives or load(_MEASURED).collectives
+    assert own is not None
+    return own
+
+
+_MEASURED = "cuda-libraries"
 
 
 @functools.cache

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from . import (
     attention,
+    collectives,
     contraction,
     convolution,
     factory,
@@ -19,6 +20,7 @@ from . import (
     products,
     recurrent,
     reduction,
+    routing,
     state_space,
     transformer,
     views,
@@ -31,6 +33,7 @@ __all__ = [
     "Lower",
     "Lowered",
     "attention",
+    "collectives",
     "contraction",
     "convolution",
     "factory",
@@ -45,6 +48,7 @@ __all__ = [
     "products",
     "recurrent",
     "reduction",
+    "routing",
     "state_space",
     "transformer",
     "views",

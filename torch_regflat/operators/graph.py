@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -62,14 +63,28 @@ def path_of(node: fx.Node) -> str:
     return path.removeprefix("L['self']").removeprefix(".")
 
 
-def experts_per_token(node: fx.Node, limit: int = 64) -> int | None:
-    """How many experts a token picks: k of the topk nearest above the offsets of a grouped product."""
+@dataclass(frozen=True, slots=True)
+class Routing:
+    """How many experts a token picks (None: not seen), of how many in all, and how many tokens there are (0: those of
+    the product)."""
+
+    per_token: int | None = None
+    experts: int = 0
+    tokens: int = 0
+
+
+def routing(node: fx.Node, limit: int = 64) -> Routing | None:
+    """The routing of a grouped product: the topk nearest above its offsets, or what says what a rank gets of it."""
     queue = [arg for arg in (*node.args[2:3], node.kwargs.get("offs")) if isinstance(arg, fx.Node)]
     for step in range(limit):
         if step >= len(queue):
             return None
         current = queue[step]
-        if getattr(current.target, "overloadpacket", None) is torch.ops.aten.topk and isinstance(current.args[1], int):
-            return current.args[1]
+        packet = getattr(current.target, "overloadpacket", None)
+        if packet is torch.ops.aten.topk and isinstance(current.args[1], int):
+            return Routing(current.args[1])
+        if packet is not None and packet._qualified_op_name == "regflat::rows_here":
+            chosen, _, experts, _, tokens = current.args
+            return Routing(chosen.meta["val"].shape[-1], experts, tokens)  # type: ignore[union-attr, arg-type]
         queue += [n for n in input_nodes(current) if n not in queue]
     return None

@@ -16,7 +16,8 @@ from torch.fx.passes.infra.pass_base import PassBase, PassResult
 from ..errors import InputError
 from ..workload import LoopNest, Operation, Role, Tensor, Workload, with_growing_caches
 from .calls import Lowered, lower_call, mutated_tensors, price
-from .graph import experts_per_token, input_nodes, path_of, role_of, storage_ids, storages_of
+from .collectives import collective_of, kind_of, writes_unsaid
+from .graph import Routing, input_nodes, path_of, role_of, routing, storage_ids, storages_of
 from .registry import Call, Facts, Signature, signature
 from .shapes import checked_skew, dtype_name, tensors_in
 
@@ -104,7 +105,7 @@ class _State:
             return None
         return Operation(
             self.count, old.target, path_of(node), old.nests, inputs, outputs,
-            old.shapes, old.modelled, node.name, old.dtype, meta.get("phase", ""),
+            old.shapes, old.modelled, node.name, old.dtype, meta.get("phase", ""), old.collective,
         )  # fmt: skip
 
     def _lower(self, node: fx.Node) -> Operation:
@@ -114,13 +115,24 @@ class _State:
         kwargs = {k: fx.node.map_arg(v, values.__getitem__) for k, v in node.kwargs.items() if k not in known.outs}
         written = storages_of(node, self._new_storage)
         outs = tensors_in(node.meta.get("val"))
+        if known.outs and not outs:  # it returns nothing, and writes what it was given for its results
+            filled = [node.kwargs[name] for name in known.outs if name in node.kwargs]
+            outs = tensors_in(fx.node.map_arg(filled, values.__getitem__))
+            written = [places[id(t)][1] for t in outs]
         returned: list[int] = []
         order = [k for k, (_, s) in places.items() if node.target is not operator.getitem or s in written]
         given = [places[key][1] for key in order]
         nests: tuple[LoopNest, ...] = ()
         modelled = True
         is_view = not known.mutated and bool(written) and all(s in given for s in written)
-        if not is_view and isinstance(node.target, _OPERATORS):
+        is_view = is_view and not writes_unsaid(node.target) and not known.outs
+        kind, collective = kind_of(node.target), None
+        if kind is not None:
+            call = Call(node.target, args, kwargs, outs)
+            order = [id(t) for t in call.inputs]
+            given = [places[key][1] for key in order]
+            collective = collective_of(node, kind, call.inputs)
+        elif not is_view and isinstance(node.target, _OPERATORS):
             changed = [t for t in mutated_tensors(known, args, kwargs) if places[id(t)][1] not in written]
             call = Call(node.target, args, kwargs, outs + changed)
             order = [id(t) for t in call.inputs]
@@ -132,7 +144,7 @@ class _State:
         operation = Operation(
             self.count, name, path_of(node), nests, inputs, (*written, *[inputs[i] for i in returned]),
             " ".join([layout[1] for layout in layouts]), modelled, node.name, layouts[0][2] if layouts else "",
-            node.meta.get("phase", ""),
+            node.meta.get("phase", ""), collective,
         )  # fmt: skip
         sources = [places[key][0] for key in order]
         given_by = input_nodes(node)
@@ -198,7 +210,8 @@ class _State:
             tokens = node.meta.get("gathered_tokens", 0)
             call.facts = Facts(expert_rows=node.meta["expert_rows"], gathered_tokens=tokens)
         elif "grouped_mm" in node.name:
-            call.facts = Facts(experts_per_token(node), self.routing_skew)
+            known = routing(node) or Routing()
+            call.facts = Facts(known.per_token, self.routing_skew, experts=known.experts, tokens=known.tokens)
         elif "domain_fraction" in node.meta:
             call.facts = Facts(domain_fraction=node.meta["domain_fraction"])
         slots = {id(t): i for i, t in enumerate(call.inputs)}

@@ -187,13 +187,17 @@ def _rows_by_expert(
     call: Call, x: torch.Tensor, w: torch.Tensor, out: torch.Tensor, extra: Sequence[torch.Tensor]
 ) -> LoopNest:
     (total, k), (experts, _, n) = x.shape, w.shape
-    per_token = call.facts.experts_per_token or 1
-    rows = call.facts.expert_rows or expected_rows(experts, total / per_token, per_token, call.facts.skew)
-    known = float(len(call.facts.expert_rows))
-    hit = known or expected_experts(experts, total / per_token, per_token, call.facts.skew)
+    facts = call.facts
+    per_token = facts.experts_per_token or 1
+    every, tokens = facts.experts or experts, facts.tokens or total / per_token
+    # Of experts on other ranks too, every so many by popularity are here.
+    rows = facts.expert_rows or expected_rows(every, tokens, per_token, facts.skew)[:: every // experts]
+    hit = float(len(facts.expert_rows)) or expected_experts(every, tokens, per_token, facts.skew) * experts / every
+    if facts.experts:
+        hit = max(hit, 1.0)  # a step waits for a rank that has rows
     groups = max(1, min(experts, total, math.ceil(hit - 1e-9)))
     loop = Loop(call, g=groups, m=math.ceil(total / groups), n=n, k=k)
-    loop.read(x, "g", "m", "k", distinct=float(min(total, call.facts.gathered_tokens or total) * k))
+    loop.read(x, "g", "m", "k", distinct=float(min(total, facts.gathered_tokens or total) * k))
     loop.read(w, "g", "k", "n", distinct=hit * k * n)
     loop.write(out, "g", "m", "n", distinct=float(out.numel()))
     for tensor in extra:

@@ -63,7 +63,8 @@ class Facts:
 
     How many experts each token picks (None: not seen) and how unevenly; the part of an attention's square that a
     block mask leaves; the rows that each expert with any gets, where they are known (else empty), and of how many
-    tokens they are copies where the product itself gathers them (0: they were gathered before).
+    tokens they are copies where the product itself gathers them (0: they were gathered before). Where experts are
+    divided among ranks, how many experts and tokens all of them have (0: those of the call).
     """
 
     experts_per_token: int | None = None
@@ -71,6 +72,8 @@ class Facts:
     domain_fraction: float = 1.0
     expert_rows: tuple[int, ...] = ()
     gathered_tokens: int = 0
+    experts: int = 0
+    tokens: int = 0
 
 
 class Call:

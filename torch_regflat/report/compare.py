@@ -80,7 +80,7 @@ def _inputs(result: Result) -> str:
 
 
 def _phase_lines(chips: Sequence[ChipResult]) -> list[Line]:
-    levels = dict.fromkeys(level.name for chip in chips for level in chip.levels)
+    levels = dict.fromkeys(level.name for chip in chips for level in chip.everywhere)
     parts = [p for p in _PARTS if any(k.phase == p for chip in chips for k in chip.kernels)]
     lines = [_amount(chips, "latency", "s", lambda c: c.total.latency_s), *_ends(chips)]
     lines += [_amount(chips, f"latency, {part}", "s", _of_part(part, lambda k: k.latency_s)) for part in parts]
@@ -131,7 +131,7 @@ def _far(name: str) -> Callable[[KernelCost], float]:
 
 
 def _level_traffic(name: str) -> Callable[[ChipResult], float | None]:
-    return lambda chip: next((level.traffic_bytes for level in chip.levels if level.name == name), None)
+    return lambda chip: next((level.traffic_bytes for level in chip.everywhere if level.name == name), None)
 
 
 def lines_of(chips: Sequence[ChipResult]) -> list[Line]:
@@ -142,7 +142,7 @@ def lines_of(chips: Sequence[ChipResult]) -> list[Line]:
         _amount(chips, "energy", "J", lambda c: c.total.energy_j),
         _amount(chips, "memory energy", "J", lambda c: c.total.memory_energy_j),
     ]
-    names = dict.fromkeys(level.name for chip in chips for level in chip.levels)
+    names = dict.fromkeys(level.name for chip in chips for level in chip.everywhere)
     lines += [_amount(chips, f"memory energy, {name}", "J", _level_energy(name)) for name in names]
     lines += [
         _amount(chips, "compute energy", "J", lambda c: c.total.compute_energy_j),
@@ -154,6 +154,10 @@ def lines_of(chips: Sequence[ChipResult]) -> list[Line]:
         _amount(chips, "dense peak", "FLOP/s", lambda c: c.peak_flops_per_s or None),
         _amount(chips, "average power", "W", _power),
         _amount(chips, "external traffic", "B", lambda c: c.levels[-1].traffic_bytes if c.levels else None),
+    ]
+    if any(chip.links for chip in chips):
+        lines.append(_amount(chips, "sent to other chips", "B", _sent))
+    lines += [
         _amount(chips, "executed FLOPs", "FLOP", lambda c: c.total.executed_flops),
         _fraction(chips, "utilization of arithmetic", lambda c: c.total.utilization),
         _fraction(chips, "utilization of external bandwidth", lambda c: c.total.bandwidth_utilization),
@@ -187,7 +191,11 @@ def _fraction(chips: Sequence[ChipResult], name: str, value: Callable[[ChipResul
 
 
 def _level_energy(name: str) -> Callable[[ChipResult], float | None]:
-    return lambda chip: next((level.energy_j for level in chip.levels if level.name == name), None)
+    return lambda chip: next((level.energy_j for level in chip.everywhere if level.name == name), None)
+
+
+def _sent(chip: ChipResult) -> float:
+    return math.fsum(link.traffic_bytes for link in chip.links)
 
 
 def _power(chip: ChipResult) -> float | None:

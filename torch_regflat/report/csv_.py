@@ -46,7 +46,7 @@ def table(
     result: Result, by: GroupBy, expand: bool, sort_by: str | None = None, row_limit: int | None = None
 ) -> tuple[list[str], list[list[Any]]]:
     """The names of the columns and the rows; None where a chip has no such figure."""
-    levels = list(dict.fromkeys(level.name for chip in result.chips for level in chip.levels))
+    levels = list(dict.fromkeys(level.name for chip in result.chips for level in chip.everywhere))
     header = ["model", "phase", "chip", "hypothetical", *_BEFORE]
     header += [f"{level}_traffic_bytes" for level in levels] + [f"{level}_memory_energy_j" for level in levels]
     rows = [
@@ -64,7 +64,7 @@ def _written(cell: Any) -> Any:
 def _cells(chip: ChipResult, row: Row, levels: list[str]) -> list[Any]:
     values = plain(row, f"{chip.chip}.{row.path}")
     cells = [chip.chip, not chip.fit.fits, *(values[name] for name in _BEFORE)]
-    known = {level.name for level in chip.levels}
+    known = {level.name for level in chip.everywhere}
     for field in ("traffic_bytes", "memory_energy_j"):
         # A level that this chip does not have stays empty; one that a row does not touch is 0.
         cells += [values[field].get(level, 0.0) if level in known else None for level in levels]

@@ -187,13 +187,13 @@ def _total_row(chip: ChipResult) -> Row:
         calls=0,
         latency_s=total.latency_s,
         energy_j=total.energy_j,
-        memory_energy_j={level.name: level.energy_j for level in chip.levels},
+        memory_energy_j={level.name: level.energy_j for level in chip.everywhere},
         compute_energy_j=total.compute_energy_j,
         static_energy_j=total.static_energy_j,
         unattributed_energy_j=total.unattributed_energy_j,
         flops=total.flops,
         executed_flops=total.executed_flops,
-        traffic_bytes={level.name: level.traffic_bytes for level in chip.levels},
+        traffic_bytes={level.name: level.traffic_bytes for level in chip.everywhere},
         utilization=total.utilization,
         bandwidth_utilization=total.bandwidth_utilization,
         bound_by=total.bound_by,
@@ -229,7 +229,7 @@ def _header(chip: ChipResult, dtype: str) -> list[str]:
         "arith. util. = executed FLOPs / (peak x latency), so a causal mask counts half; "
         f"{external_level(chip) or 'external'} util. = its traffic / (its bandwidth x latency)"
     )
-    return lines + fit_lines(chip)
+    return lines + fit_lines(chip) + parallel_lines(chip)
 
 
 def fit_lines(chip: ChipResult) -> list[str]:
@@ -253,10 +253,30 @@ def fit_lines(chip: ChipResult) -> list[str]:
     ]
 
 
+def parallel_lines(chip: ChipResult) -> list[str]:
+    """Of a model divided among chips: what is shown, and what a step is on all of them."""
+    p = chip.parallel
+    if p is None:
+        return []
+    shown = f"one chip of each of {p.pp} stages" if p.pp > 1 else "one chip"
+    batches = f", {p.micro_batches} micro-batches" if p.micro_batches > 1 else ""
+    lines = [
+        f"layout: {p}, {p.chips} chips; the table shows {shown}{' and one micro-batch' if batches else ''}",
+        f"all chips: step {format_si(p.step_s, 's')}{batches}, energy {format_si(p.energy_j, 'J')}",
+    ]
+    if p.pp > 1:
+        stages = ", ".join(format_si(seconds, "s") for seconds in p.stages_s)
+        lines.append(f"stages: {stages}; a chip waits {percent(p.bubble)} % of a step")
+    return lines
+
+
 def _footer(chip: ChipResult) -> list[str]:
     lines = [coverage_line(chip), f"kernels: {chip.total.kernels}", *_interval_lines(chip)]
     if chip.total.unattributed_energy_j:
         lines.append("energy, other: what the whole chip or board spends beyond the parts that are modelled one by one")
+    for link in chip.links:
+        rate = format_si(link.bandwidth_bytes_per_s, "B/s")
+        lines.append(f"{link.name}: bytes that leave the chip for others, at {rate} in one direction")
     return lines + [f"note: {note}" for note in chip.notes]
 
 

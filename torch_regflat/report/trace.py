@@ -1,8 +1,9 @@
 """A trace: Chrome's JSON ("Trace Event Format"), as Perfetto and TensorBoard read it.
 
-A process a chip; tracks for modules, kernels, waits, what each engine, port and memory does, and each direction of the
-external channel; arrows from a load to its kernel and from a kernel to its store; counters of bandwidth, power and
-on-chip occupancy. Times are whole nanoseconds, written in microseconds as the format asks for.
+A process a chip; tracks for modules, kernels, waits, what each engine, port and memory does, each direction of the
+external channel, and the links to other chips; arrows from a load to its kernel and from a kernel to its store;
+counters of bandwidth, power and on-chip occupancy. Times are whole nanoseconds, written in microseconds as the format
+asks for.
 """
 
 from __future__ import annotations
@@ -108,13 +109,14 @@ class _Chip:
                 yield self._slice(track, cause, "wait", begin, end, facts)
 
     def _transfers(self) -> Iterator[Event]:
-        """Transfers on the external channel, with an arrow from a load to its kernel, or from a kernel to its store."""
+        """Transfers on the external channel and on links, with an arrow from a load to its kernel, or from a kernel to
+        its store."""
         if self.line is None:
             return
         arrow = self.process << 40
-        for what in dict.fromkeys(transfer.what for transfer in self.line.transfers):
-            moved = [transfer for transfer in self.line.transfers if transfer.what == what]
-            for label, members in lanes(f"{self.external} {what}", [(_ns(t.start_s), _ns(t.end_s)) for t in moved]):
+        for over, what in dict.fromkeys((one.resource, one.what) for one in self.line.transfers):
+            moved = [one for one in self.line.transfers if (one.resource, one.what) == (over, what)]
+            for label, members in lanes(f"{over} {what}", [(_ns(t.start_s), _ns(t.end_s)) for t in moved]):
                 track = yield from self._track(label)
                 for index in members:
                     one = moved[index]
@@ -133,7 +135,8 @@ class _Chip:
 
     def _resources(self) -> Iterator[Event]:
         """How long each engine, port and memory needs for each kernel, from the kernel's beginning."""
-        known = {self.external, "launch"} if self.line is not None else set()
+        links = {link.name for link in self.chip.links}
+        known = {self.external, "launch", *links} if self.line is not None else set()
         names = dict.fromkeys(name for run in self.runs for name in run.kernel.busy_s if name not in known)
         for name in names:
             busy = [run for run in self.runs if run.kernel.busy_s.get(name)]
@@ -146,7 +149,7 @@ class _Chip:
                     yield self._slice(track, run.kernel.name, "resource", begin, end, facts)
 
     def _counters(self) -> Iterator[Event]:
-        for level in self.chip.levels:
+        for level in self.chip.everywhere:
             yield from self._counter(f"{level.name} bandwidth (GB/s)", self._bandwidth(level.name), 1e9)
         power = ((run.begin, run.end, run.kernel.energy_j) for run in self.runs)
         yield from self._counter("power (W)", sweep(power))
@@ -155,8 +158,9 @@ class _Chip:
             yield from self._counter("on chip (MB)", taken, 1e6)
 
     def _bandwidth(self, level: str) -> list[tuple[int, float]]:
-        if self.line is not None and level == self.external:
-            return sweep((_ns(t.start_s), _ns(t.end_s), t.size_bytes) for t in self.line.transfers)
+        if self.line is not None and level in (self.external, *(link.name for link in self.chip.links)):
+            moved = (t for t in self.line.transfers if t.resource == level)
+            return sweep((_ns(t.start_s), _ns(t.end_s), t.size_bytes) for t in moved)
         return sweep((run.begin, run.end, run.kernel.traffic_bytes.get(level, 0.0)) for run in self.runs)
 
     def _counter(self, name: str, steps: Iterable[tuple[int, float]], unit: float = 1.0) -> Iterator[Event]:

@@ -16,10 +16,12 @@ from ..hardware.chip import Chip
 from ..hardware.software import Software
 from ..result import Alternative, Explanation, OperandUse
 from ..workload import Workload
+from .exchanges import explained
 from .explain_managed import STREAMS, explain_managed, names_of, streams
 from .kernels import Kernel
 from .run import places_of
-from .select import Search, bound_by, choose, describe, pick
+from .search import choose
+from .select import Search, bound_by, describe, pick
 from .shape import shape_of
 
 AXES = ("b", "m", "n", "k")
@@ -47,10 +49,14 @@ def explain(
     places = places_of(kernels, workload, chip, software, conditions)
     shapes = [shape_of(k, places[k.index], workload) for k in found]
     if chip.memory_system != "cache":
-        return [explain_managed(k, shape, chip, software, losers) for k, shape in zip(found, shapes, strict=True)]
-    search = Search(chip, software, chip_tensors([chip], [software], conditions), "latency", conditions=conditions)
-    chosen = [choice.shape for choice in choose(shapes, chip, software, conditions=conditions)]
-    return [_explain(k, shape, search, losers) for k, shape in zip(found, chosen, strict=True)]
+        said = [explain_managed(k, shape, chip, software, losers) for k, shape in zip(found, shapes, strict=True)]
+        if not any(shape.exchange for shape in shapes):
+            return said
+    chosen = choose(shapes, chip, software, conditions=conditions)
+    if chip.memory_system == "cache":
+        search = Search(chip, software, chip_tensors([chip], [software], conditions), "latency", conditions=conditions)
+        said = [_explain(k, choice.shape, search, losers) for k, choice in zip(found, chosen, strict=True)]
+    return [explained(one, choice, chip, software) for one, choice in zip(said, chosen, strict=True)]
 
 
 def _explain(kernel: Kernel, shape: KernelShape, search: Search, losers: int) -> Explanation:

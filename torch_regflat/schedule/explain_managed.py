@@ -58,8 +58,7 @@ def explain_managed(kernel: Kernel, shape: KernelShape, chip: Chip, software: So
 
 def names_of(kernel: Kernel) -> tuple[str, tuple[str, ...]]:
     """What a kernel is called, and its operations in words."""
-    name = "+".join(dict.fromkeys(op.target.removeprefix("aten.").split(".")[0] for op in kernel.operations))
-    return name, tuple(f"{op.path}: {op.target} {op.shapes}" for op in kernel.operations)
+    return kernel.name, tuple(f"{op.path}: {op.target} {op.shapes}" for op in kernel.operations)
 
 
 def streams(shape: KernelShape, external: str) -> Sequence[OperandUse]:

@@ -54,11 +54,12 @@ def memory_of(workload: Workload) -> Memory:
     gradients = {t.id for t in workload.tensors.values() if t.is_output and _phase(workload, t) == "backward"}
     count = len(workload.operations)
     all_live, own = [0] * (count + 1), [0] * (count + 1)
-    for tensor, (start, end) in lifetimes(workload).items():
+    for tensor, spans in lifetimes(workload).items():
         nbytes = workload.tensors[tensor].nbytes
-        for change in (all_live, own) if tensor in gradients else (all_live,):
-            change[start] += nbytes
-            change[end + 1] -= nbytes
+        for start, end in spans:
+            for change in (all_live, own) if tensor in gradients else (all_live,):
+                change[start] += nbytes
+                change[end + 1] -= nbytes
     peak, at = _highest(all_live)
     return Memory(
         weights=workload.role_bytes("weight") + workload.role_bytes("state") - state,
@@ -69,16 +70,25 @@ def memory_of(workload: Workload) -> Memory:
     )
 
 
-def lifetimes(workload: Workload) -> dict[int, tuple[int, int]]:
-    """Of each activation, the operators (by index) that write it first and use it last; inputs live all along."""
-    found: dict[int, tuple[int, int]] = {}
+def lifetimes(workload: Workload) -> dict[int, list[tuple[int, int]]]:
+    """Of each activation, the operators (by index) that write it first and use it last; inputs live all along.
+
+    What is written anew without being read (parameters that FSDP gathers again) was not needed in between.
+    """
+    found: dict[int, list[tuple[int, int]]] = {}
     last = max(len(workload.operations) - 1, 0)
     for index, op in enumerate(workload):
-        for tensor in (*op.inputs, *op.outputs):
+        for tensor in dict.fromkeys(op.tensors):
             known = workload.tensors[tensor]
-            if known.role == "activation":
-                start = found[tensor][0] if tensor in found else index if known.producer is not None else 0
-                found[tensor] = (start, last if known.is_output or known.producer is None else index)
+            if known.role != "activation":
+                continue
+            spans = found.setdefault(tensor, [])
+            if known.is_output or known.producer is None:
+                spans[:] = [(spans[0][0] if spans else index if known.producer is not None else 0, last)]
+            elif not spans or (tensor not in op.inputs and op.nests):
+                spans.append((index, index))
+            else:
+                spans[-1] = (spans[-1][0], index)
     return found
 
 

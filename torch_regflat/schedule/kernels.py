@@ -8,6 +8,7 @@ The rules are those of a compiler such as Inductor, with the products, convoluti
   result in the order the next operation wants it
 - appending to a KV cache writes the new entries in place
 - the parts of a training step run one after the other; the optimizer updates all parameters in one kernel
+- an exchange between chips is a kernel of its own, which nothing joins
 
 In the eager mode every operation is a kernel, but for the optimizer, and appending to a cache copies it.
 """
@@ -18,7 +19,8 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
-from ..workload import LoopNest, Operation, Workload, extended_caches
+from ..workload import Collective, LoopNest, Operation, Workload, extended_caches
+from .exchanges import with_nests
 from .modes import GRAPH, Mode
 
 _LIBRARY = ("product", "convolution", "attention", "sequential")
@@ -44,8 +46,22 @@ class Kernel:
         return nest if nest.kind in _LIBRARY and len(self.operations[0].nests) == 1 else None
 
     @property
+    def collective(self) -> Collective | None:
+        """What it exchanges with other chips."""
+        return self.operations[0].collective
+
+    @property
     def path(self) -> str:
         return self.operations[0].path
+
+    @property
+    def name(self) -> str:
+        """The names of its operators, without overloads."""
+        return "+".join(dict.fromkeys(_short(op) for op in self.operations))
+
+
+def _short(op: Operation) -> str:
+    return op.collective.kind if op.collective is not None else op.target.removeprefix("aten.").split(".")[0]
 
 
 def form_kernels(workload: Workload, mode: Mode = GRAPH) -> list[Kernel]:
@@ -78,7 +94,7 @@ class _Fuser:
 
     def __init__(self, workload: Workload, fused: bool) -> None:
         self.fused = fused
-        self.operations = [op for op in workload if not op.is_view]
+        self.operations = [with_nests(op, workload) for op in workload if not op.is_view]
         self.groups: list[_Group] = []
         self.writer: dict[int, int] = {}
         """Group that last wrote a tensor."""
@@ -103,7 +119,7 @@ class _Fuser:
         return self.groups
 
     def _home(self, op: Operation) -> int | None:
-        if not op.modelled:
+        if not op.modelled or op.collective is not None:
             return None
         if op.phase == "optimizer" and self.groups and self.groups[-1].operations[0].target == op.target:
             return len(self.groups) - 1
@@ -119,6 +135,8 @@ class _Fuser:
         if any(self.toucher.get(t, home) > home for t in op.outputs):
             return None
         group = self.groups[home]
+        if group.operations[0].collective is not None:
+            return None
         joins = self._is_epilogue(op, group) if group.library else self._same_space(op, group)
         return home if joins else None
 

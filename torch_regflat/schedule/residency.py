@@ -43,6 +43,10 @@ class Residency:
     step: Step | None = None
     """In a managed memory, the step of the plan, about tensors in `data`."""
     data: Mapping[int, Data] = field(default_factory=dict)
+    exchanges: bool = False
+    """Whether the kernel exchanges with other chips, beside the engines."""
+    after: tuple[int, ...] = ()
+    """Where kernels exchange: those that end before this one starts. Others follow one another."""
 
     def read_share(self, tensor: int) -> float:
         """Share of a tensor's reads that are served on chip."""

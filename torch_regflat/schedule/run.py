@@ -14,18 +14,20 @@ from ..hardware.chip import Chip
 from ..hardware.evidence import evidence_of
 from ..hardware.library import describe_rows
 from ..hardware.software import Software
+from ..interconnect import NOTHING, bound_s
 from ..result import ChipFigure, ChipResult, Coverage, Fit, Interval, KernelCost, LevelCost, Part, Total, ends
 from ..timeline import KernelSpan, Timeline, TransferSpan
 from ..workload import Operation, Workload
+from .exchanges import waits_of
 from .intervals import Ends, Intervals, Prices
 from .kernels import Kernel
-from .managed import rechosen
 from .mapper.found import Objective
 from .residency import Residency, cached, managed
-from .search import choose
+from .search import choose, rechosen
 from .select import Choice, Shuffle, bound_by
 from .shape import shape_of
 from .timeline.chip import Slot, schedule_of, slots_of, stalls_of
+from .timeline.records import NETWORK
 from .uncertainty import kind_of
 
 STREAM_RESERVE = 0.25
@@ -119,14 +121,14 @@ def timeline(
         computing_s=schedule.end_s - math.fsum(stalls.values()),
         stalls_s=stalls,
         kernels=tuple(
-            KernelSpan(_name(kernel), kernel.path, one.start_s, one.go_s, one.end_s, one.stalls)
+            KernelSpan(kernel.name, kernel.path, one.start_s, one.go_s, one.end_s, one.stalls)
             for kernel, one in zip(kernels, schedule.tasks, strict=True)
         ),
         transfers=tuple(
             TransferSpan(
                 kernel=one.task,
                 what=one.what,
-                resource=chip.external.name,
+                resource=one.resource or chip.external.name,
                 tensors=tuple(names[t] for t in one.data),
                 size_bytes=one.size,
                 start_s=one.segments[0].start,
@@ -165,9 +167,10 @@ class _Maker:
             chip_hash=chip.hash,
             evidence=self.evidence,
             fit=job.fit,
-            total=_total(costs, chip, self.intervals.interval),
+            total=total_of(costs, chip, self.intervals.interval),
             coverage=coverage(job.workload),
-            levels=_levels(costs, chip),
+            levels=levels_of(costs, chip),
+            links=links_of(costs, chip),
             kernels=costs,
             peak_flops_per_s=_peak(chip, main_dtype(job.workload)),
             interval=self.intervals.interval,
@@ -182,8 +185,13 @@ def places_of(
     """What each kernel finds on this chip, by its memory system's policy and the conditions at the start."""
     last = chip.on_chip[-1].usable_bytes
     if chip.memory_system == "cache":
-        return cached(kernels, workload, last * software.residency_share.value, conditions)
-    return managed(kernels, workload, last, STREAM_RESERVE)
+        places = cached(kernels, workload, last * software.residency_share.value, conditions)
+    else:
+        places = managed(kernels, workload, last, STREAM_RESERVE)
+    if any(kernel.collective is not None for kernel in kernels):
+        for kernel, place, after in zip(kernels, places, waits_of(kernels), strict=True):
+            place.exchanges, place.after = kernel.collective is not None, after
+    return places
 
 
 @dataclass(frozen=True, slots=True)
@@ -265,8 +273,9 @@ class _Pricer:
         share = work / nominal if nominal else 1.0
         peak = _peak(self.chip, shape.dtype)
         traffic = zip(self.levels, choice.read_bytes, choice.write_bytes, strict=True)
+        exchange = choice.exchange or NOTHING
         return _Known(
-            name=_name(kernel),
+            name=kernel.name,
             shares=tuple(s / total if total else 1.0 / len(alone) for s in alone),
             part_flops=tuple((op.flops, math.fsum(nest.work * share for nest in op.nests)) for op in kernel.operations),
             flops=sum(op.flops for op in kernel.operations),
@@ -274,9 +283,9 @@ class _Pricer:
             ideal_s=work / peak if peak else 0.0,
             vector_ops=math.fsum(n.vector_ops + n.special_ops for n in nests),
             far_s=far / self.external.read_bytes_per_s,
-            traffic={name: read + written for name, read, written in traffic},
+            traffic={**{name: read + written for name, read, written in traffic}, **exchange.sent_bytes},
             by_role=_by_role(shape, choice),
-            energy=dict(zip(self.levels, choice.level_energy_j, strict=True)),
+            energy={**dict(zip(self.levels, choice.level_energy_j, strict=True)), **exchange.energy_j},
             busy={**choice.resources_s, self.external.name: choice.external_s, "launch": choice.overhead_s},
         )
 
@@ -285,6 +294,8 @@ def _bound_by(choice: Choice, slot: Slot, external: str) -> str:
     if slot.waited_for:
         return f"{external} bandwidth"
     busy = {**choice.resources_s, external: choice.external_s, "launch": choice.overhead_s}
+    if choice.exchange is not None and choice.exchange.seconds >= choice.overhead_s:
+        return NETWORK
     return bound_by(busy, choice.stretch, external)
 
 
@@ -313,6 +324,8 @@ def roofline_s(kernels: Sequence[Kernel], chip: Chip, phase: str | None = None) 
 
 def _kernel_roofline(kernel: Kernel, chip: Chip) -> float:
     moved = math.fsum((*kernel.reads.values(), *kernel.writes.values())) / chip.external.read_bytes_per_s
+    if kernel.collective is not None:
+        return max(moved, bound_s(chip, kernel.collective))
     return max(moved, math.fsum(_arithmetic_s(op, chip) for op in kernel.operations))
 
 
@@ -334,7 +347,8 @@ def _peaks(costs: Sequence[KernelCost], chip: Chip) -> dict[str, float]:
     return dict(sorted(peaks.items(), key=lambda item: (-item[1], item[0])))
 
 
-def _total(costs: Sequence[KernelCost], chip: Chip, interval: Interval) -> Total:
+def total_of(costs: Sequence[KernelCost], chip: Chip, interval: Interval) -> Total:
+    """The sums of kernels that run one after the other."""
     latency = math.fsum(c.latency_s for c in costs)
     memory = math.fsum(e for c in costs for e in c.memory_energy_j.values())
     compute = math.fsum(c.compute_energy_j for c in costs)
@@ -366,7 +380,8 @@ def _total(costs: Sequence[KernelCost], chip: Chip, interval: Interval) -> Total
     )
 
 
-def _levels(costs: Sequence[KernelCost], chip: Chip) -> tuple[LevelCost, ...]:
+def levels_of(costs: Sequence[KernelCost], chip: Chip) -> tuple[LevelCost, ...]:
+    """Traffic and energy of each memory level."""
     return tuple(
         LevelCost(
             level.name,
@@ -376,6 +391,18 @@ def _levels(costs: Sequence[KernelCost], chip: Chip) -> tuple[LevelCost, ...]:
         )
         for level in chip.memory
     )
+
+
+def links_of(costs: Sequence[KernelCost], chip: Chip) -> tuple[LevelCost, ...]:
+    """What is sent to other chips, by way; empty where nothing is."""
+    found = []
+    for way in chip.ways:
+        sent = [cost for cost in costs if way.name in cost.traffic_bytes]
+        if sent:
+            moved = math.fsum(cost.traffic_bytes[way.name] for cost in sent)
+            joules = math.fsum(cost.memory_energy_j[way.name] for cost in sent)
+            found.append(LevelCost(way.name, moved, joules, way.bandwidth.value))
+    return tuple(found)
 
 
 def main_dtype(workload: Workload) -> str:
@@ -413,11 +440,3 @@ def check_dtypes(kernels: Sequence[Kernel], chip: Chip) -> None:
                         f"{chip.name} cannot compute in {nest.dtype}, which {op.path or 'the model'} ({op.target}) "
                         f"needs; it does {does}: choose another dtype or chip"
                     )
-
-
-def _name(kernel: Kernel) -> str:
-    return "+".join(dict.fromkeys(_short(op.target) for op in kernel.operations))
-
-
-def _short(target: str) -> str:
-    return target.removeprefix("aten.").split(".")[0]

@@ -7,6 +7,7 @@ from ..cost.shapes import KernelShape
 from ..hardware.chip import Chip
 from ..hardware.software import Software
 from . import managed, select
+from .exchanges import exchanged
 from .mapper.found import Objective
 from .select import Adjust, Choice, Shuffle
 
@@ -26,5 +27,14 @@ def choose(
     before they are used, and `conditions` say how kernels are launched. Raises `CapacityError` where no mapping fits.
     """
     if chip.memory_system == "cache":
-        return select.choose(shapes, chip, software, objective, shuffle, adjust, conditions)
-    return managed.choose(shapes, chip, software, objective, adjust, conditions=conditions)
+        found = select.choose(shapes, chip, software, objective, shuffle, adjust, conditions)
+    else:
+        found = managed.choose(shapes, chip, software, objective, adjust, conditions=conditions)
+    return exchanged(found, chip, software)
+
+
+def rechosen(
+    choices: list[Choice], chip: Chip, software: Software, conditions: Conditions = SCHEDULED
+) -> list[Choice]:
+    """The same mappings of explicitly managed memories on a chip of other numbers (`managed.rechosen`)."""
+    return exchanged(managed.rechosen(choices, chip, software, conditions), chip, software)

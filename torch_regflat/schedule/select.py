@@ -18,6 +18,7 @@ from ..cost.shapes import KernelShape, KernelTensors, pack
 from ..errors import CapacityError, ChipError
 from ..hardware.chip import Chip, dtype_bits
 from ..hardware.software import AttentionKernels, Software
+from ..interconnect import Exchange
 from ..memory import attention, cache
 from .algorithms import algorithms
 from .mapper.found import Mapping, Objective
@@ -63,11 +64,15 @@ class Choice:
     """The whole mapping, where memories are managed explicitly."""
     held_bytes: float = 0.0
     """What its tiles take of the last memory on chip, where that is managed explicitly."""
+    exchange: Exchange | None = None
+    """What goes over the links, of a kernel that exchanges with other chips; `core_s` is then theirs."""
+    beside_s: float = 0.0
+    """What such a kernel needs in the chip's own memories meanwhile."""
 
     def measure(self, objective: Objective) -> float:
         """Seconds, joules or their product."""
         parts = (self.compute_energy_j, self.unattributed_energy_j, self.static_energy_j)
-        joules = math.fsum((*self.level_energy_j, *parts))
+        joules = math.fsum((*self.level_energy_j, *parts, self.exchange.joules if self.exchange else 0.0))
         return {"latency": self.latency_s, "energy": joules, "edp": joules * self.latency_s}[objective]
 
 

@@ -61,6 +61,12 @@ _LEVEL: dict[str, tuple[str, Kind]] = {
     "network_bandwidth": ("network bandwidth", "rate"),
     "network_energy": ("network energy", "energy"),
 }
+_LINK: dict[str, tuple[str, Kind]] = {
+    "bandwidth": ("bandwidth of links", "rate"),
+    "latency": ("latency of links", "time"),
+    "start": ("start of exchanges", "time"),
+    "energy": ("energy of links", "energy"),
+}
 _RATE: dict[str, tuple[str, Kind]] = {
     "rate": ("rate", "rate"),
     "energy": ("energy", "energy"),
@@ -110,6 +116,8 @@ class Sensitivity:
         for dtype in dict.fromkeys(self.dtypes):
             for field, (name, kind) in _RATE.items():
                 found.append(Parameter(("rates", dtype, field), f"{dtype_name(dtype)} {name}", kind))
+        if any(choice.exchange is not None for choice in self.choices):
+            found += [Parameter(("links", field), name, kind) for field, (name, kind) in _LINK.items()]
         return found
 
     def scaled(
@@ -146,12 +154,25 @@ class Sensitivity:
             for row, index in enumerate(group.members):
                 # The time line only adds and compares, so it takes tensors where it is given them.
                 seconds: dict[str, Any] = {name: t[row] for name, t in times.items()}
-                timed[index] = replace(self.choices[index], **seconds)
-                dynamic[index] = joules[row]
+                own = seconds["latency_s"] - seconds["overhead_s"]
+                timed[index], sent = self._linked(replace(self.choices[index], **seconds), own, scales)
+                dynamic[index] = joules[row] + sent
         shares = [cast(Tensor, slot.share_s) for slot in self._slots([timed[row] for row in self.rows])]
         latency = torch.stack(shares).sum()
         energy = torch.stack(dynamic)[torch.tensor(self.rows)].sum() + latency * static.reshape(())
         return latency, energy, shares
+
+    def _linked(self, choice: Choice, own: Any, scales: Tensor) -> tuple[Choice, Any]:
+        """A kernel with what it exchanges on links whose parameters are scaled, and the joules of that; `own` seconds
+        are what it needs in the chip's own memories."""
+        exchange = choice.exchange
+        if exchange is None:
+            return choice, 0.0
+        at = {p.place[1]: scales[i] for i, p in enumerate(self.parameters) if p.place[0] == "links"}
+        seconds: Any = exchange.start_s * at["start"] + exchange.hops_s * at["latency"]
+        seconds = seconds + exchange.moving_s / at["bandwidth"]
+        longer = seconds if seconds > own else own
+        return replace(choice, core_s=seconds, latency_s=choice.overhead_s + longer), exchange.joules * at["energy"]
 
     def _rates(self) -> RateTensors:
         return rate_tensors([self.chip], [self.software], self.dtypes, self.conditions)
@@ -248,10 +269,11 @@ class Sensitivity:
         for step in (-STEP, STEP):
             scales = torch.ones(len(self.parameters), dtype=torch.float64)
             scales[index] += step
-            seconds = self._searched(lambda t, r, d, s=scales: self.scaled(t, r, d, s))
+            seconds = self._searched(lambda t, r, d, s=scales: self.scaled(t, r, d, s), scales)
             found.append(math.log(seconds / base) / math.log(1.0 + step))
         return found[0], found[1]
 
-    def _searched(self, adjust: Callable[..., tuple[ChipTensors, RateTensors]]) -> float:
+    def _searched(self, adjust: Callable[..., tuple[ChipTensors, RateTensors]], scales: Tensor) -> float:
         choices = choose(self.distinct, self.chip, self.software, adjust=adjust, conditions=self.conditions)
-        return math.fsum(slot.share_s for slot in self._slots([choices[row] for row in self.rows]))
+        choices = [self._linked(choice, choice.beside_s, scales)[0] for choice in choices]
+        return math.fsum(float(slot.share_s) for slot in self._slots([choices[row] for row in self.rows]))

@@ -33,9 +33,9 @@ def shape_of(kernel: Kernel, here: Residency, workload: Workload) -> KernelShape
             known = replace(operand, role=workload.tensors[tensor].role)
             tiled.append((tensor, tiled_operand(known, axes, anchor, sizes, resident, leaves)))
     operands = tuple(operand for _, operand in tiled)
-    return _shape(
-        anchor or nests[0], nests, sizes, operands, _streams(kernel, here, workload, tiled), here.available, problem
-    )
+    streams = _streams(kernel, here, workload, tiled)
+    shape = _shape(anchor or nests[0], nests, sizes, operands, streams, here.available, problem)
+    return shape if kernel.collective is None else replace(shape, exchange=kernel.collective)
 
 
 def shape_of_nest(nest: LoopNest) -> KernelShape:

@@ -53,7 +53,9 @@ class Uncertainty:
 
 
 def kind_of(shape: KernelShape) -> str:
-    """The class of a kernel: that of its nest, with products of experts told from others."""
+    """The class of a kernel: that of its nest, with products of experts told from others, or a collective."""
+    if shape.exchange is not None:
+        return "collective"
     if shape.kind == "product" and shape.sizes[0] > 1 and any(o.role == "weight" for o in shape.operands):
         return "experts"
     return "pointwise" if shape.kind == "movement" else shape.kind

@@ -67,7 +67,7 @@ def figures(result: ChipResult, tokens: int) -> Row:
         "kernels": total.kernels,
         "error": "",
     }
-    for level in result.levels:
+    for level in result.everywhere:
         row[f"energy_{level.name}_j"], row[f"bytes_{level.name}"] = level.energy_j, level.traffic_bytes
     return row
 

@@ -19,6 +19,8 @@ _DIGITS = 4
 """Significant digits of a number on the page."""
 _COARSE = 3
 """Of what a single kernel does, of ratios, and of parts of a row's energy."""
+LINK = "exchange"
+"""What a transfer to other chips is called, whatever it exchanges."""
 _INVISIBLE = 2e-5
 """Share of the run that nobody sees on a time line."""
 
@@ -53,6 +55,7 @@ def _chip(chip: ChipResult, texts: Texts, line: Timeline | None) -> dict[str, An
         "name": chip.chip,
         "hypothetical": not chip.fit.fits,
         "levels": levels,
+        "links": [link.name for link in chip.links],
         "bandwidths": _numbers(level.bandwidth_bytes_per_s for level in chip.levels),
         "external": external_level(chip),
         "peaks": {name: _number(value) for name, value in chip.peaks_flops_per_s.items()},
@@ -61,7 +64,7 @@ def _chip(chip: ChipResult, texts: Texts, line: Timeline | None) -> dict[str, An
         "rows": {by: _rows(chip, by, levels, texts) for by in GROUPINGS},
         "operands": _operands(chip, lists),
         "kernels": _kernels(chip, lists, levels, texts),
-        "line": None if line is None else _line(line, texts),
+        "line": None if line is None else _line(line, external_level(chip), texts),
     }
 
 
@@ -86,7 +89,7 @@ def _rows(chip: ChipResult, by: GroupBy, levels: list[str], texts: Texts) -> dic
     if by != "op":
         return columns
     parts = {
-        **{level: _column(rows, _of_level(level), _COARSE) for level in levels},
+        **{level.name: _column(rows, _of_level(level.name), _COARSE) for level in chip.everywhere},
         "compute": _column(rows, lambda row: row.compute_energy_j, _COARSE),
         "static": _column(rows, lambda row: row.static_energy_j, _COARSE),
         "other": _column(rows, lambda row: row.unattributed_energy_j, _COARSE),
@@ -151,7 +154,7 @@ def _gaps(kernels: Sequence[KernelCost], total_s: float) -> list[float]:
     return gaps
 
 
-def _line(line: Timeline, texts: Texts) -> dict[str, Any]:
+def _line(line: Timeline, external: str, texts: Texts) -> dict[str, Any]:
     """Kernels, waits and transfers in time."""
     waits = [max(kernel.waits_s, key=kernel.waits_s.__getitem__, default="") for kernel in line.kernels]
     return {
@@ -161,7 +164,7 @@ def _line(line: Timeline, texts: Texts) -> dict[str, Any]:
         "cause": [texts(cause) for cause in waits],
         "moved": {
             "kernel": [one.kernel for one in line.transfers],
-            "what": [texts(one.what) for one in line.transfers],
+            "what": [texts(one.what if one.resource == external else LINK) for one in line.transfers],
             "cause": [texts(one.waited_for) for one in line.transfers],
             "after": _column(line.transfers, lambda one: one.start_s - line.kernels[one.kernel].start_s),
             "lasts": _column(line.transfers, lambda one: one.end_s - one.start_s),

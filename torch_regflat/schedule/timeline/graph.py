@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 WHOLE = 0.999
@@ -45,20 +45,28 @@ class Graph:
     data: Mapping[int, Data]
 
     def waits_for(self) -> list[tuple[int, ...]]:
-        """Of each task, the tasks that have to end before it starts: reads after writes, writes after either."""
-        writer: dict[int, int] = {}
-        readers: dict[int, list[int]] = {}
-        found = []
-        for index, task in enumerate(self.tasks):
-            before = set(task.after)
-            before |= {writer[d] for d in (*task.reads, *task.writes) if d in writer}
-            for d in task.writes:
-                before.update(readers.pop(d, ()))
-                writer[d] = index
-            for d in task.reads:
-                readers.setdefault(d, []).append(index)
-            found.append(tuple(sorted(before - {index})))
-        return found
+        """Of each task, the tasks that have to end before it starts."""
+        return waits_for([(task.reads, task.writes, task.after) for task in self.tasks])
+
+
+def waits_for(
+    tasks: Iterable[tuple[Iterable[int], Iterable[int], Iterable[int]]],
+) -> list[tuple[int, ...]]:
+    """Of each of (reads, writes, others it waits for), those before it that have to end first: reads come after writes,
+    writes after either."""
+    writer: dict[int, int] = {}
+    readers: dict[int, list[int]] = {}
+    found = []
+    for index, (reads, writes, after) in enumerate(tasks):
+        before = set(after)
+        before |= {writer[d] for d in (*reads, *writes) if d in writer}
+        for d in writes:
+            before.update(readers.pop(d, ()))
+            writer[d] = index
+        for d in reads:
+            readers.setdefault(d, []).append(index)
+        found.append(tuple(sorted(before - {index})))
+    return found
 
 
 @dataclass(frozen=True, slots=True)

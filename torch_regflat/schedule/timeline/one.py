@@ -72,7 +72,7 @@ class Placement:
         ahead = number(self.loaded_s / timing.load_s) * timing.load_bytes * self.streamed if timing.load_bytes else 0.0
         end, progress, stores, left = self._compute(go)
         placed = Placed(
-            self.step.task, self.start, go, end, {}, max(timing.workspace, ahead), self.staged
+            self.step.task, self.start, go, end, {}, max(timing.workspace, ahead), self.staged, timing.engine
         )
         self._take_space(placed)
         self._record(placed, progress, stores, left)

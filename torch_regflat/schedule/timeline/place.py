@@ -77,7 +77,7 @@ class Placer:
     def _ready(self, step: Step, timing: Timing) -> float:
         waits = [self.ends[d] for d in self.after[step.task] if d in self.ends]
         waits += [self.present[d] for d in step.found]
-        start = latest([self.free.get(timing.engine, 0.0), *waits])
+        start = latest([self.free.get(timing.engine, 0.0), self.floor, *waits])
         if not self.machine.overlap:
             ends = [t.segments[-1].end for t in self.result.transfers[-4:] if t.segments]
             start = latest([start, *ends, *self.free.values()])

@@ -9,7 +9,7 @@ from typing import Any
 from .channel import Segment
 
 BANDWIDTH, CAPACITY, WRITE_BACK, DEPENDENCY = "external bandwidth", "on-chip capacity", "write-back", "dependency"
-LAUNCH, STORES, AHEAD, KERNEL = "launch", "stores at the end", "look-ahead", "kernel"
+LAUNCH, STORES, AHEAD, KERNEL, NETWORK = "launch", "stores at the end", "look-ahead", "kernel", "network"
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +40,8 @@ class Transfer:
     size: float
     segments: list[Segment]
     waited_for: str = ""
+    resource: str = ""
+    """What it moves over, where that is not the external channel."""
 
 
 @dataclass(slots=True)
@@ -57,6 +59,7 @@ class Placed:
     stalls: dict[str, float]
     buffers: float
     staged: float
+    engine: int = 0
 
 
 @dataclass(slots=True)

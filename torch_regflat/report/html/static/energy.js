@@ -3,11 +3,13 @@ function drawEnergy() {
   return Promise.all([bars("energy", parts(), partColours()), bars("operands", operands(), operandColours())]);
 }
 
-// Memory levels from the engines outwards, then the rest.
+const linkNames = () => [...new Set(report.chips.flatMap((chip) => chip.links))];
+
+// Memory levels from the engines outwards, links, then the rest.
 function partNames() {
   const names = [...new Set(report.chips.flatMap((chip) => chip.levels))];
   const last = report.chips.map((chip) => chip.external);
-  return [...names.filter((name) => !last.includes(name)), ...names.filter((name) => last.includes(name)), "compute", "static", "other"];
+  return [...names.filter((name) => !last.includes(name)), ...names.filter((name) => last.includes(name)), ...linkNames(), "compute", "static", "other"];
 }
 
 // Name -> joules a chip.
@@ -42,6 +44,7 @@ function partColours() {
   const inner = names.filter((name) => !last.includes(name));
   const colours = new Map(inner.map((name, i) => [name, look().inner[Math.min(i, look().inner.length - 1)]]));
   names.filter((name) => last.includes(name)).forEach((name) => colours.set(name, look().palette[1]));
+  linkNames().forEach((name) => colours.set(name, look().palette[2]));
   return colours.set("compute", look().palette[4]).set("static", look().grey[0]).set("other", look().grey[1]);
 }
 

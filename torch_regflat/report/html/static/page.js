@@ -3,11 +3,11 @@ const PLOTTED = typeof Plotly !== "undefined";
 const dark = matchMedia("(prefers-color-scheme: dark)");
 const LIGHT_LOOK = {
   palette: ["#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#d55e00", "#b8ad00", "#777777"],
-  inner: ["#08306b", "#2f6fb0", "#85b7df"], grey: ["#8a8f98", "#c3c7ce"], below: ["#1b1f26", "#5f7a94", "#8c5a2b", "#6a3d9a"],
+  inner: ["#08306b", "#2f6fb0", "#85b7df"], grey: ["#8a8f98", "#c3c7ce"], below: ["#1b1f26", "#5f7a94", "#8c5a2b", "#6a3d9a", "#b0356f"],
 };
 const DARK_LOOK = {
   palette: ["#3d9bdc", "#e69f00", "#2fb58c", "#d88bb5", "#7cc8f5", "#e8713a", "#f0e442", "#9a9a9a"],
-  inner: ["#2d6fc4", "#5f9fe0", "#a9d1f5"], grey: ["#8f959f", "#5b616b"], below: ["#e8eaee", "#9db4cc", "#c99560", "#b794e0"],
+  inner: ["#2d6fc4", "#5f9fe0", "#a9d1f5"], grey: ["#8f959f", "#5b616b"], below: ["#e8eaee", "#9db4cc", "#c99560", "#b794e0", "#e58ab8"],
 };
 
 function look() {
