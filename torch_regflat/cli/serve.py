@@ -8,12 +8,12 @@ import click
 
 from ..errors import InputError
 from .options import MODES
-from .running import check_positive, check_writable, emit, one_sentence, silenced, waiting
+from .running import check_positive, check_writable, emit, one_sentence, silenced
 
 _FORMATS = ("table", "json")
 _DEGREES = ("tp", "ep", "pp", "dp")
 _PASSED = (
-    "prompt", "ttft", "tpot", "chunk", "prefix_share", "draft_length", "acceptance", "draft_model", "draft_share",
+    "prompt", "ttft", "tpot", "tp", "ep", "pp", "dp", "chips", "chunk", "prefix_share", "draft_length", "acceptance", "draft_model", "draft_share",
     "max_batch", "memory_use", "queries_per_s", "power_budget", "dtype", "kv_dtype", "weights", "activations",
     "routing_skew", "mode", "software", "trust_remote_code",
 )  # fmt: skip
@@ -26,6 +26,11 @@ _PASSED = (
 @click.option("--output", "answer", type=int, required=True, help="Tokens of an answer.")
 @click.option("--ttft", metavar="TIME", help="At most so long to the first token on average, as in 1s.")
 @click.option("--tpot", metavar="TIME", help="At most so long for each later token on average, as in 50ms.")
+@click.option("--tp", type=int, help="Divide each layer among so many chips (tensor parallel).")
+@click.option("--ep", type=int, help="Divide the experts so many ways (expert parallel), over tp x dp chips.")
+@click.option("--pp", type=int, help="Divide the layers into so many stages (pipeline parallel).")
+@click.option("--dp", type=int, help="Divide the requests among so many groups of tp chips (data parallel).")
+@click.option("--chips", type=int, help="The best layout on so many chips.  [default: on as many as are best]")
 @click.option("--chunk", type=int, help="Tokens of prompts a pass reads at most.  [default: best of 512, 2048, 8192]")
 @click.option("--prefix-share", type=float, default=0.0, show_default=True, help="Share of prompts cached already.")
 @click.option("--draft-length", type=int, help="Speculative decoding: tokens drafted at a time.")
@@ -58,7 +63,7 @@ def serve(model: str, verbose: bool, **options: Any) -> None:
 
 def _serve(model: str, options: dict[str, Any]) -> str:
     check_writable(options["file"])
-    for name in ("prompt", "chunk", "max_batch", "draft_length"):
+    for name in (*_DEGREES, "chips", "prompt", "chunk", "max_batch", "draft_length"):
         check_positive(f"--{name.replace('_', '-')}", options[name])
     check_positive("--output", options["answer"])
     from ..serving.economics import Economics
@@ -67,8 +72,11 @@ def _serve(model: str, options: dict[str, Any]) -> str:
     changes = dict(map(_change, options["changes"]))
     economics = Economics.of(options["economics"], changes) if changes or options["economics"] else None
     given = {name: options[name] for name in _PASSED}
-    with waiting(f"serving {model}", options["quiet"]), silenced(options["quiet"]):
-        found = served(model, chip=options["chip"], output=options["answer"], economics=economics, **given)
+    quiet = options["quiet"]
+    with silenced(quiet):
+        progress = False if quiet else None
+        given |= {"economics": economics, "progress": progress}
+        found = served(model, chip=options["chip"], output=options["answer"], **given)
     return found.to_json() if options["format_"] == "json" else str(found)
 
 

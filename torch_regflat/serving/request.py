@@ -22,6 +22,7 @@ from ..profiler import DEFAULT_CHIP, versions
 from ..served import Drafting, RequestCost, Requests, StepCost, Turn, total
 from .drafts import Decoding, drafting
 from .growth import Growth
+from .shallow import steps_of
 from .steps import ONE, Model, Step, Steps, model_of
 
 ChipLike = str | Path | Chip
@@ -51,7 +52,7 @@ class Ask:
         """
         for name, value in {"prompt": prompt, "output": output, **options}.items():
             if name in ("batch", "turns", "prompt", "output") or (name == "chunk" and value is not None):
-                _check_whole(name, value)
+                check_whole(name, value)
         if not 0.0 <= prefix_share <= 1.0:
             raise InputError(f"prefix_share is {prefix_share:g}; it is a share of the prompt, 0 to 1")
         if options.get("turns", 1) > 1 and options.get("turn_tokens", 0) < 1:
@@ -72,7 +73,8 @@ class Ask:
         return sum(self.turn(self.turns - 1)) + self.output
 
 
-def _check_whole(name: str, value: Any) -> None:
+def check_whole(name: str, value: Any) -> None:
+    """Refuse what is no whole number of 1 or more."""
     if isinstance(value, bool) or not isinstance(value, int) or value < 1:
         raise InputError(f"{name} is {value!r}; it must be a whole number of 1 or more")
 
@@ -210,7 +212,7 @@ def profile_request(
     ask = Ask.of(prompt, output, batch=batch, chunk=chunk, prefix_share=prefix_share, **more)
     priced = model_of(model, options)
     listed = [chips] if isinstance(chips, (str, Path, Chip)) else list(chips)
-    all_steps = [Steps(priced, chip) for chip in listed]
+    all_steps = [steps_of(priced, chip) for chip in listed]
     found = tuple(Pricer(steps, ask, layout).request() for steps in all_steps)
     return RequestProfile(
         model=priced.name,

@@ -28,12 +28,11 @@ _ALL = 0.99
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """What a search gave: the best point, or None where no number of slots meets the targets; `alone` is one request at
-    a time, the fastest there is."""
+    """What a search gave: the best slots and chunk, with their rate; no slots where none meet the targets."""
 
-    point: ServingPoint | None
-    alone: ServingPoint
-    curve: tuple[ServingPoint, ...]
+    slots: int
+    chunk: int
+    requests_per_s: float = 0.0
 
 
 class Search:
@@ -55,25 +54,37 @@ class Search:
         for chunk in self._distinct(chunks):
             slots = self._enough(self.most_slots(chunk, self.targets), chunk)
             if slots:
-                found.append((self.state(slots, chunk).requests_per_s, -chunk, slots))
-        alone = min((self.point(1, chunk) for chunk in self._distinct(chunks)), key=lambda p: (p.ttft_s, p.tpot_s))
-        if not found:
-            return Found(None, alone, ())
-        _, chunk, slots = max(found)
-        return Found(self.limited(slots, -chunk), alone, self._curve(-chunk, slots))
+                found.append(Found(slots, chunk, self.state(slots, chunk).requests_per_s * self.replica.lanes))
+        return max(found, key=lambda one: (one.requests_per_s, -one.chunk), default=Found(0, min(chunks)))
+
+    def alone(self, chunks: tuple[int, ...] = CHUNKS) -> ServingPoint:
+        """One request at a time, the fastest there is."""
+        return min((self.point(1, chunk) for chunk in self._distinct(chunks)), key=lambda p: (p.ttft_s, p.tpot_s))
+
+    def curve(self, found: Found) -> tuple[ServingPoint, ...]:
+        """From one slot to twice the best, as far as they fit and are allowed."""
+        most = min(2 * found.slots, self.targets.most, self.replica.capacity(found.chunk))
+        shown = {found.slots, *(1 << power for power in range(most.bit_length()))}
+        return tuple(self.point(slots, found.chunk) for slots in sorted(shown))
 
     def most_slots(self, chunk: int, targets: Targets, capacity: int | None = None) -> int:
-        """The most slots that meet targets and fit; times grow with slots, so the first that do not end the search."""
+        """The most slots that meet targets and fit; times grow with slots."""
         capacity = self.replica.capacity(chunk) if capacity is None else capacity
         most = min(targets.most, capacity)
-        good, slots = 0, 1
-        while slots <= most and targets.met(self.state(slots, chunk)):
-            good, slots = slots, slots * 2
-        low, high = good, min(slots, most + 1)
-        while high - low > max(1, low // 64):
+        if most < 1 or targets.met(self.state(most, chunk)):
+            return max(most, 0)
+        # Powers of two are priced anyway: first between them, then between two of them.
+        low, high = -1, (most - 1).bit_length()
+        while high - low > 1:
             middle = (low + high) // 2
-            low, high = (middle, high) if targets.met(self.state(middle, chunk)) else (low, middle)
-        return low
+            low, high = (middle, high) if targets.met(self.state(1 << middle, chunk)) else (low, middle)
+        if low < 0:
+            return 0
+        least, above = 1 << low, min(1 << high, most)
+        while above - least > max(1, least // 64):
+            middle = (least + above) // 2
+            least, above = (middle, above) if targets.met(self.state(middle, chunk)) else (least, middle)
+        return least
 
     def _enough(self, most: int, chunk: int) -> int:
         """The fewest slots that give all but a hundredth of what the most give: further ones only wait."""
@@ -86,10 +97,6 @@ class Search:
         """Without chunks that read prompts as a smaller one does."""
         loads = {self.replica.load(chunk): chunk for chunk in sorted(chunks, reverse=True)}
         return sorted(loads.values())
-
-    def _curve(self, chunk: int, best: int) -> tuple[ServingPoint, ...]:
-        shown = [slots for slots, known in sorted(self._states) if known == chunk and slots & (slots - 1) == 0]
-        return tuple(self.point(slots, chunk) for slots in sorted({*shown, best}))
 
     def limited(self, slots: int, chunk: int) -> ServingPoint:
         """The point with what limits it, and what would next."""

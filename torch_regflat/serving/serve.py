@@ -14,14 +14,17 @@ from ..cost import MODEL_VERSION
 from ..errors import CapacityError, InputError
 from ..layout import Layout
 from ..profiler import DEFAULT_CHIP, versions
+from ..progress import counted
 from ..served import Serving, ServingPoint
 from ..units import format_bytes, format_duration, parse, parse_duration
 from .drafts import drafting
 from .economics import Economics, costs_of
+from .layouts import candidates
 from .replica import CHUNKS, MEMORY_USE, Replica, Traffic
-from .request import Ask, ChipLike
+from .request import Ask, ChipLike, check_whole
 from .search import Found, Search, Targets
-from .steps import ONE, Model, Steps, model_of
+from .shallow import steps_of
+from .steps import Model, Step, Steps, model_of
 
 Seconds = float | str
 
@@ -43,7 +46,11 @@ def serve(
     output: int,
     ttft: Seconds | None = None,
     tpot: Seconds | None = None,
-    layouts: Sequence[Layout] = (ONE,),
+    tp: int | None = None,
+    ep: int | None = None,
+    pp: int | None = None,
+    dp: int | None = None,
+    chips: int | None = None,
     chunk: int | None = None,
     prefix_share: float = 0.0,
     draft_length: int | None = None,
@@ -55,13 +62,20 @@ def serve(
     economics: Economics | str | Path | Mapping[str, Any] | None = None,
     queries_per_s: float | None = None,
     power_budget: float | str | None = None,
+    progress: bool | None = None,
     **options: Any,
 ) -> ServingProfile:
     """The largest throughput a chip in steady state, over batch and layout, that meets targets.
 
     Requests have prompts of `prompt` tokens, of which `prefix_share` is cached already, and answers of `output`.
     `ttft` is the mean time to the first token and `tpot` the mean time of each later one, in seconds or as "50 ms".
-    Each of at most `max_batch` slots of a lane takes its next request as soon as its last one is answered; caches take
+
+    The layout is `tp`, `ep`, `pp`, `dp` (see `Layout`; what is not given is 1), or with `chips` the best on so many
+    chips that has the given degrees, or with neither the best on a power of two of chips, from the fewest that hold the
+    model to eight times as many. Deep models are priced from two shallow ones where their layers repeat.
+
+    Each of at most `max_batch` slots of a lane (a data-parallel group, or one of the groups of sequences that follow
+    each other through the stages) takes its next request as soon as its last one is answered; caches take
     at most `memory_use` of the memory, and each has room for the longest context. `chunk` is the most tokens of prompts
     that a pass reads; without it the best of 512, 2048 and 8192. Drafts are as in `profile_request`, and `options`
     as there.
@@ -70,8 +84,8 @@ def serve(
     some of those that ship, a mapping of names to values ("3 year", 1.1), or `Economics`. `queries_per_s` asks for the
     fleet that answers so many, `power_budget` (watts, or "20 MW") for what a building with that power can serve.
 
-    Raises `InputError` where no batch meets the targets, with the nearest that can be had, and `CapacityError` where
-    the model fits none of the layouts.
+    Raises `InputError` where no batch meets the targets, with the nearest that can be had, or no layout has as many
+    chips, and `CapacityError` where the model fits none of the layouts.
     """
     drafts = None if draft_length is None else drafting(draft_length, acceptance, draft_model, draft_share)
     ask = Ask.of(prompt, output, prefix_share=prefix_share, chunk=chunk, batch=max_batch)
@@ -82,29 +96,26 @@ def serve(
     targets = Targets(_seconds("ttft", ttft), _seconds("tpot", tpot), max_batch)
     assumed = _economics(economics)
     budget = parse(power_budget, "power") if isinstance(power_budget, str) else power_budget
-    steps = Steps(model_of(model, options), chip)
+    steps = steps_of(model_of(model, options), chip)
     traffic = Traffic(prompt, output, ask.prefix, drafts)
-    chunks = CHUNKS if chunk is None else (chunk,)
-    found, refused = _searched(steps, traffic, targets, layouts, chunks, memory_use)
-    good = sorted(
-        (one for one in found.values() if one.point), key=lambda one: -one.point.tokens_per_s_chip if one.point else 0.0
-    )
-    if not good:
-        raise _refusal(steps, targets, found, refused)
-    best = good[0]
-    assert best.point is not None
+    asked = _Asked(steps, traffic, targets, CHUNKS if chunk is None else (chunk,), memory_use)
+    layouts = asked.layouts(chips, {"tp": tp, "ep": ep, "pp": pp, "dp": dp})
+    found = asked.search(layouts, progress)
+    if not found:
+        raise asked.refusal()
+    best, search = found[0], asked.searches[found[0][0]]
     served = ServingProfile(
         model=steps.model.name,
         chip=steps.chip.name,
         prompt=prompt,
         output=output,
         prefix=ask.prefix,
-        best=best.point,
+        best=search.limited(best[1].slots, best[1].chunk),
         ttft_target_s=None if ttft is None else targets.ttft_s,
         tpot_target_s=None if tpot is None else targets.tpot_s,
-        curve=best.curve,
-        others=tuple(one.point for one in good[1:] if one.point),
-        refused=refused,
+        curve=search.curve(best[1]),
+        others=tuple(asked.searches[layout].point(one.slots, one.chunk) for layout, one in found[1:]),
+        refused=asked.refused,
         drafting=drafts,
         chunk_given=chunk is not None,
         memory_use=memory_use,
@@ -121,69 +132,92 @@ def serve(
     return replace(served, costs=costs)
 
 
+class _Asked:
+    """What is asked, looked for layout by layout; those that cannot do it are kept with the reason."""
+
+    def __init__(
+        self, steps: Steps, traffic: Traffic, targets: Targets, chunks: tuple[int, ...], memory_use: float
+    ) -> None:
+        self.steps, self.traffic, self.targets, self.chunks, self.use = steps, traffic, targets, chunks, memory_use
+        self.searches: dict[Layout, Search] = {}
+        self.refused: dict[str, str] = {}
+
+    def layouts(self, chips: int | None, degrees: Mapping[str, int | None]) -> list[Layout]:
+        """The layouts to look at."""
+        for name, value in {"chips": chips, **degrees}.items():
+            if value is not None:
+                check_whole(name, value)
+        fewest = 1
+        if chips is None and not any(degrees.values()):
+            one = self.steps.cost(Step(1, 1, self.traffic.longest))
+            fewest = max(math.ceil(one.needs_bytes / (one.has_bytes * self.use)), 1)
+        return candidates(self.steps.model, chips, degrees, fewest)
+
+    def search(self, layouts: Sequence[Layout], progress: bool | None) -> list[tuple[Layout, Found]]:
+        """Those that do it, the best first."""
+        found = []
+        with counted("layouts", len(layouts), progress if len(layouts) > 1 else False) as step:
+            for layout in layouts:
+                one = self._one(layout, len(layouts) == 1)
+                if one is not None:
+                    found.append((layout, one))
+                step(1)
+        return sorted(found, key=lambda pair: (-pair[1].requests_per_s / pair[0].chips, pair[0].chips, str(pair[0])))
+
+    def _one(self, layout: Layout, only: bool) -> Found | None:
+        replica = Replica(self.steps, self.traffic, layout, self.use)
+        search = Search(replica, self.targets)
+        try:
+            if not replica.capacity(min(self.chunks)):
+                self.refused[str(layout)] = self._too_large(replica)
+                return None
+            found = search.best(self.chunks)
+        except InputError as error:
+            if only:
+                raise
+            self.refused[str(layout)] = str(error)
+            return None
+        self.searches[layout] = search
+        if not found.slots:
+            self.refused[str(layout)] = f"alone, a request has {_times(search.alone(self.chunks))}"
+            return None
+        return found
+
+    def _too_large(self, replica: Replica) -> str:
+        needs = replica.memory(1, min(self.chunks))
+        return (
+            f"a request needs {format_bytes(needs.needs_bytes)} a chip, {format_bytes(needs.weights_bytes)} of it "
+            f"weights, and {format_bytes(needs.has_bytes * self.use)} of {format_bytes(needs.has_bytes)} may be used"
+        )
+
+    def refusal(self) -> InputError | CapacityError:
+        """No layout does it: none is large enough, or none fast enough."""
+        name, chip, targets = self.steps.model.name, self.steps.chip.name, self.targets
+        if not self.searches:
+            layout, why = list(self.refused.items())[-1]
+            return CapacityError(f"{name} does not fit {chip} in any layout; with {layout} {why}")
+        asked = [
+            f"{word} {format_duration(value)}"
+            for word, value in (("ttft", targets.ttft_s), ("tpot", targets.tpot_s))
+            if math.isfinite(value)
+        ]
+        alone = [search.alone(self.chunks) for search in self.searches.values()]
+        nearest = min(alone, key=lambda point: max(point.ttft_s / targets.ttft_s, point.tpot_s / targets.tpot_s))
+        return InputError(
+            f"no batch of {name} on {chip} meets {' and '.join(asked)}; the nearest is one request at a time with "
+            f"{nearest.layout}: {_times(nearest)}"
+        )
+
+
 def _economics(given: Economics | str | Path | Mapping[str, Any] | None) -> Economics:
     if isinstance(given, Economics):
         return given
     return Economics.of(given) if isinstance(given, (str, Path)) else Economics.of(changes=given)
 
 
-def _searched(
-    steps: Steps,
-    traffic: Traffic,
-    targets: Targets,
-    layouts: Sequence[Layout],
-    chunks: tuple[int, ...],
-    memory_use: float,
-) -> tuple[dict[Layout, Found], dict[str, str]]:
-    """The best of each layout, and why the others cannot do it."""
-    found: dict[Layout, Found] = {}
-    refused: dict[str, str] = {}
-    for layout in layouts:
-        replica = Replica(steps, traffic, layout, memory_use)
-        if not replica.capacity(min(chunks)):
-            refused[str(layout)] = _too_large(replica, min(chunks))
-            continue
-        found[layout] = Search(replica, targets).best(chunks)
-        if found[layout].point is None:
-            refused[str(layout)] = f"alone, a request has {_times(found[layout].alone)}"
-    return found, refused
-
-
-def _too_large(replica: Replica, chunk: int) -> str:
-    needs = replica.memory(1, chunk)
-    return (
-        f"a request needs {format_bytes(needs.needs_bytes)} a chip, {format_bytes(needs.weights_bytes)} of it weights, "
-        f"and {format_bytes(needs.has_bytes * replica.memory_use)} of {format_bytes(needs.has_bytes)} may be used"
-    )
-
-
 def _times(point: ServingPoint) -> str:
     first, later = format_duration(point.ttft_s), format_duration(point.tpot_s)
     return f"its first token after {first} and {later} for each later one"
-
-
-def _refusal(
-    steps: Steps, targets: Targets, found: dict[Layout, Found], refused: dict[str, str]
-) -> InputError | CapacityError:
-    """No layout does it: none is large enough, or none fast enough."""
-    name, chip = steps.model.name, steps.chip.name
-    if not found:
-        layout, why = list(refused.items())[-1]
-        return CapacityError(f"{name} does not fit {chip} in any layout; with {layout} {why}")
-    asked = [
-        f"{word} {format_duration(value)}"
-        for word, value in (("ttft", targets.ttft_s), ("tpot", targets.tpot_s))
-        if math.isfinite(value)
-    ]
-    nearest = min(found.values(), key=lambda one: _excess(one.alone, targets)).alone
-    return InputError(
-        f"no batch of {name} on {chip} meets {' and '.join(asked)}; the nearest is one request at a time with "
-        f"{nearest.layout}: {_times(nearest)}"
-    )
-
-
-def _excess(point: ServingPoint, targets: Targets) -> float:
-    return max(point.ttft_s / targets.ttft_s, point.tpot_s / targets.tpot_s)
 
 
 def _seconds(name: str, value: Seconds | None) -> float:
@@ -193,5 +227,3 @@ def _seconds(name: str, value: Seconds | None) -> float:
     if not seconds > 0.0:
         raise InputError(f"{name} is {value}; it must be longer than 0")
     return seconds
-
-

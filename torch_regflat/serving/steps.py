@@ -16,6 +16,7 @@ from ..hardware.chip import Chip
 from ..hardware.library import load
 from ..hardware.software import Software
 from ..layout import Layout
+from ..pipeline import round_s
 from ..profiler import Captured, capture_model
 from ..result import ChipResult, KernelCost, ends
 from ..schedule.modes import Execution
@@ -67,11 +68,15 @@ class Model:
     strict: bool = False
     trust_remote_code: bool = False
     hints: Any = None
+    shared: dict[str, Any] = field(default_factory=dict, repr=False, compare=False)
+    """What was made of the model for one chip and serves for others too."""
     _captured: dict[tuple[Step, Layout], Captured] = field(default_factory=dict, repr=False, compare=False)
 
     @property
     def name(self) -> str:
-        return self.spec if isinstance(self.spec, str) else type(self.spec).__name__
+        if isinstance(self.spec, str):
+            return self.spec
+        return getattr(getattr(self.spec, "config", None), "name_or_path", "") or type(self.spec).__name__
 
     def captured(self, step: Step, layout: Layout = ONE) -> Captured:
         """The pass as kernels, before any chip."""
@@ -83,12 +88,11 @@ class Model:
         return found
 
     def _capture(self, step: Step, layout: Layout) -> Captured:
-        if layout != ONE:
-            raise InputError(f"a layout of {layout} is not priced yet; leave tp, ep, pp and dp at 1")
         names = ("dtype", "kv_dtype", "weights", "activations", "routing_skew", "mode", "strict", "trust_remote_code")
         options = {name: getattr(self, name) for name in (*names, "hints")}
         sizes: dict[str, Any] = {"batch": step.batch, "logits": step.logits, **step.lengths}
-        return capture_model(self.spec, phase=step.phase, **sizes, **options)
+        divided = None if layout == ONE else layout
+        return capture_model(self.spec, phase=step.phase, layout=divided, **sizes, **options)
 
 
 _KEPT = 100_000
@@ -140,8 +144,13 @@ class Steps:
 
     def _price(self, captured: Sequence[Captured]) -> list[ChipResult]:
         chip, mode = self.chip, self.execution.mode
-        jobs = [one.job(chip) for one in captured]
-        return run_all(jobs, chip, self.execution.software_of(chip), conditions=mode.conditions)
+        jobs = [one.jobs(chip) for one in captured]
+        flat = [job for some in jobs for job in some]
+        found = iter(run_all(flat, chip, self.execution.software_of(chip), conditions=mode.conditions))
+        return [
+            one.result(list(itertools.islice(found, len(some))), chip)
+            for one, some in zip(captured, jobs, strict=True)
+        ]
 
 
 _TOGETHER = 16
@@ -149,9 +158,10 @@ _TOGETHER = 16
 
 
 def step_cost(result: ChipResult, layout: Layout = ONE) -> tuple[StepCost, StepCost]:
-    """The cost of a pass from the profile of one chip of the layout: without attention, and of attention.
+    """The cost of a pass from the profile of one chip of each stage: without attention, and of attention.
 
-    Both need the whole memory.
+    Both need the whole memory. With stages it is the pass of one of as many groups of sequences as there are stages,
+    which follow one another: none is done before the slowest stage has had all of them (`pipeline.round_s`).
     """
     attention = [kernel.kind == "attention" for kernel in result.kernels]
     return _cost(result, layout, [not is_ for is_ in attention]), _cost(result, layout, attention)
@@ -163,13 +173,16 @@ def _cost(result: ChipResult, layout: Layout, chosen: Sequence[bool]) -> StepCos
     bounds: dict[str, list[float]] = {}
     for kernel in kernels:
         bounds.setdefault(kernel.bound_by, []).append(kernel.latency_s)
+    links = frozenset(link.name for link in result.links)
+    energy = _energy(kernels, result.levels[-1].name, links)
+    uneven = _uneven(result)
     return StepCost(
-        seconds=math.fsum(kernel.latency_s for kernel in kernels),
-        low_s=low,
-        high_s=high,
-        energy_j={part: joules * layout.chips for part, joules in _energy(kernels, result.levels[-1].name).items()},
-        bound_s={name: math.fsum(times) for name, times in bounds.items()},
-        executed_flops=math.fsum(kernel.executed_flops for kernel in kernels) * layout.chips,
+        seconds=math.fsum(kernel.latency_s for kernel in kernels) * uneven,
+        low_s=None if low is None else low * uneven,
+        high_s=None if high is None else high * uneven,
+        energy_j={part: joules * layout.tp * layout.dp for part, joules in energy.items()},
+        bound_s={name: math.fsum(times) * uneven for name, times in bounds.items()},
+        executed_flops=math.fsum(kernel.executed_flops for kernel in kernels) * layout.tp * layout.dp,
         weights_bytes=fit.weights_bytes,
         kv_cache_bytes=fit.kv_cache_bytes,
         activations_bytes=fit.activations_bytes,
@@ -177,20 +190,27 @@ def _cost(result: ChipResult, layout: Layout, chosen: Sequence[bool]) -> StepCos
     )
 
 
-def _energy(kernels: Sequence[KernelCost], external: str) -> dict[str, float]:
-    """Joules of one chip by part; see `StepCost`."""
+def _uneven(result: ChipResult) -> float:
+    """How much longer a round takes than once through all stages, because one of them is slower than the others."""
+    stages = () if result.parallel is None else result.parallel.stages_s
+    whole = math.fsum(stages)
+    return round_s(stages, len(stages)) / whole if whole else 1.0
+
+
+def _energy(kernels: Sequence[KernelCost], external: str, links: frozenset[str]) -> dict[str, float]:
+    """Joules of one chip of each stage by part; see `StepCost`."""
     parts: dict[str, list[float]] = {}
     for kernel in kernels:
-        for part, joules in _parts(kernel, external):
+        for part, joules in _parts(kernel, external, links):
             parts.setdefault(part, []).append(joules)
     return {part: math.fsum(joules) for part, joules in parts.items()}
 
 
-def _parts(kernel: KernelCost, external: str) -> list[tuple[str, float]]:
+def _parts(kernel: KernelCost, external: str, links: frozenset[str]) -> list[tuple[str, float]]:
     moved = kernel.operand_bytes if sum(kernel.operand_bytes.values()) > 0 else {"activation": 1.0}
     joules, everything = kernel.memory_energy_j.get(external, 0.0), math.fsum(moved.values())
     found = [(role, joules * bytes_ / everything) for role, bytes_ in moved.items()]
-    found += [(level, e) for level, e in kernel.memory_energy_j.items() if level != external]
+    found += [("network" if n in links else n, e) for n, e in kernel.memory_energy_j.items() if n != external]
     return [
         *found,
         ("arithmetic", kernel.compute_energy_j),
