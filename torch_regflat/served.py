@@ -334,6 +334,8 @@ class Serving:
     """The best of each other layout."""
     refused: dict[str, str] = field(default_factory=dict)
     """Layouts that cannot do it, with why."""
+    passed_over: dict[str, float] = field(default_factory=dict)
+    """Layouts that were not looked at closely, with about how many requests a second and chip they give."""
     drafting: Drafting | None = None
     disaggregated: Disaggregated | None = None
     costs: Costs | None = None

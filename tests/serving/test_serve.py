@@ -29,6 +29,11 @@ def model() -> Model:
     return Model(found.to(torch.bfloat16))
 
 
+def served(**options: Any) -> ServingProfile:
+    """On one chip, chunks of one size."""
+    return serve(model(), **{"tp": 1, "chunk": 512, **options})
+
+
 @pytest.fixture(scope="module")
 def steps() -> Steps:
     return Steps(model(), "h100-sxm")
@@ -73,25 +78,25 @@ def test_one_slot_is_one_request_after_the_other(steps: Steps, replica: Replica)
 
 @pytest.fixture(scope="module")
 def free() -> ServingProfile:
-    return serve(model(), prompt=512, output=64, max_batch=256)
+    return served(prompt=512, output=64, max_batch=256)
 
 
 def test_targets_are_met_and_tight(free: ServingProfile) -> None:
     target = 1.5 * free.curve[0].tpot_s
-    found = serve(model(), prompt=512, output=64, max_batch=256, tpot=target)
+    found = served(prompt=512, output=64, max_batch=256, tpot=target)
     assert found.best.tpot_s <= target
     assert found.best.tokens_per_s < free.best.tokens_per_s
     slower = [point for point in found.curve if point.slots > 1.1 * found.best.slots]
     assert slower and all(point.tpot_s > target for point in slower)
     assert any(limit.name == "targets" and limit.tokens_per_s for limit in found.best.limits)
-    looser = serve(model(), prompt=512, output=64, max_batch=256, tpot=1.5 * target)
+    looser = served(prompt=512, output=64, max_batch=256, tpot=1.5 * target)
     assert found.best.tokens_per_s <= looser.best.tokens_per_s <= free.best.tokens_per_s * 1.001
 
 
 def test_more_bandwidth_never_serves_less(free: ServingProfile) -> None:
     faster = load_chip("h100-sxm").replace(**{"memory.HBM3.read_bandwidth": "5 TB/s", "name": "faster"})
     target = 2.0 * free.curve[0].tpot_s
-    slow, fast = (serve(model(), chip=chip, prompt=512, output=64, tpot=target) for chip in ("h100-sxm", faster))
+    slow, fast = (served(chip=chip, prompt=512, output=64, tpot=target) for chip in ("h100-sxm", faster))
     assert fast.best.tokens_per_s >= slow.best.tokens_per_s
 
 
@@ -108,18 +113,18 @@ def test_energy_and_power_agree(free: ServingProfile) -> None:
 
 def test_capacity_limits_the_slots() -> None:
     small = load_chip("h100-sxm").replace(**{"memory.HBM3.capacity": "1 GB", "name": "small"})
-    found = serve(model(), chip=small, prompt=4096, output=64)
-    each = 2 * 4 * 4 * 128 * 2 * (4096 + 63)  # keys and values, layers, heads, size, bytes, tokens
+    found = served(chip=small, prompt=4096, output=512)
+    each = 2 * 4 * 4 * 128 * 2 * (4096 + 511)  # keys and values, layers, heads, size, bytes, tokens
     assert found.best.kv_cache_bytes == pytest.approx(each * found.best.slots, rel=0.01)
     assert found.best.needs_bytes <= 0.9e9 < found.best.needs_bytes + 1.05 * each
     assert found.best.limits[0].name == "capacity"
     with pytest.raises(CapacityError, match="does not fit tiny in any layout; with tp1 a request needs .* weig"):
-        serve(model(), chip=small.replace(**{"memory.HBM3.capacity": "100 MB", "name": "tiny"}), prompt=512, output=64)
+        served(chip=small.replace(**{"memory.HBM3.capacity": "100 MB", "name": "tiny"}), prompt=512, output=64)
 
 
 def test_what_no_batch_can_meet() -> None:
     with pytest.raises(InputError, match="no batch of .* on h100-sxm meets ttft 1.00 us and tpot 1.00 s; the nearest"):
-        serve(model(), prompt=512, output=64, ttft="1 us", tpot="1 s")
+        served(prompt=512, output=64, ttft="1 us", tpot="1 s")
 
 
 @pytest.mark.parametrize(
@@ -134,7 +139,7 @@ def test_what_no_batch_can_meet() -> None:
 )
 def test_what_makes_no_sense(options: dict[str, Any], words: str) -> None:
     with pytest.raises(InputError, match=words):
-        serve(model(), **{"prompt": 512, "output": 64, **options})
+        served(**{"prompt": 512, "output": 64, **options})
 
 
 def test_plain_data_and_text(free: ServingProfile) -> None:

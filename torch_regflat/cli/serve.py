@@ -13,7 +13,8 @@ from .running import check_positive, check_writable, emit, one_sentence, silence
 _FORMATS = ("table", "json")
 _DEGREES = ("tp", "ep", "pp", "dp")
 _PASSED = (
-    "prompt", "ttft", "tpot", "tp", "ep", "pp", "dp", "chips", "chunk", "prefix_share", "draft_length", "acceptance", "draft_model", "draft_share",
+    "prompt", "ttft", "tpot", "tp", "ep", "pp", "dp", "chips", "chunk", "prefix_share", "draft_length", "acceptance",
+    "draft_model", "draft_share",
     "max_batch", "memory_use", "queries_per_s", "power_budget", "dtype", "kv_dtype", "weights", "activations",
     "routing_skew", "mode", "software", "trust_remote_code",
 )  # fmt: skip

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Sequence
 
 from ..served import Disaggregated, Limit, Serving, ServingPoint
@@ -22,6 +23,9 @@ def render(found: Serving) -> str:
         parts.append(f"other layouts at their best\n{_points(found.others, found)}")
     if found.refused:
         parts.append("\n".join(["layouts that cannot do it", *(f"  {k}: {why}" for k, why in found.refused.items())]))
+    if found.passed_over:
+        listed = ", ".join(f"{layout} {_rate(rate * found.output)}" for layout, rate in found.passed_over.items())
+        parts.append(textwrap.fill(f"not looked at closely (tokens/s a chip, an estimate): {listed}", 118))
     if found.disaggregated:
         parts.append(_pools(found.disaggregated))
     if found.costs:

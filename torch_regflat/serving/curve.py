@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import bisect
-import math
 from collections.abc import Callable, Sequence
 
 from ..served import StepCost, between
@@ -12,19 +11,19 @@ Price = Callable[[Sequence[int]], Sequence[StepCost]]
 
 
 class Curve:
-    """Straight lines between powers of two, and between whatever else was `learn`ed."""
+    """Straight lines between powers of `base`, and between whatever else was `learn`ed."""
 
-    def __init__(self, price: Price, highest: int | None = None) -> None:
-        self._price, self.highest = price, highest
+    def __init__(self, price: Price, base: int = 2) -> None:
+        self.price, self.base = price, base
         self._known: dict[int, StepCost] = {}
         self._sorted: list[int] = []
 
     def at(self, number: float) -> StepCost:
         """The cost at a number of 1 or more, whole or not."""
-        power = 2 ** math.floor(math.log2(max(number, 1.0)))
-        above = power if number <= power else 2 * power
-        if self.highest is not None and above > self.highest:
-            above = max(self.highest, math.ceil(number))
+        power = 1
+        while power * self.base <= number:
+            power *= self.base
+        above = power if number <= power else self.base * power
         self.learn(power, above)
         right = bisect.bisect_left(self._sorted, number)
         if right == 0 or self._sorted[right] == number:
@@ -32,9 +31,10 @@ class Curve:
         low, high = self._sorted[right - 1], self._sorted[right]
         return between(self._known[low], self._known[high], (number - low) / (high - low))
 
-    def learn(self, *numbers: int) -> None:
-        """Price these too."""
+    def learn(self, *numbers: int) -> bool:
+        """Price these too; whether any of them is new."""
         new = [number for number in dict.fromkeys(numbers) if number not in self._known]
         if new:
-            self._known.update(zip(new, self._price(new), strict=True))
+            self._known.update(zip(new, self.price(new), strict=True))
             self._sorted = sorted(self._known)
+        return bool(new)

@@ -30,7 +30,7 @@ from ..served import StepCost, total
 Passes = Callable[[float, float], tuple[StepCost, StepCost]]
 """From the number of sequences that decode, and of prompts that are read, to a pass without and one with prompts."""
 
-_HALVINGS = 40
+_NEAR = 1e-5
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +76,7 @@ def steady(slots: int, load: Load, passes: Passes) -> Lane:
     if found.slots <= slots:  # every pass reads prompts; further slots wait for theirs
         waiting, each = slots - found.decoding, found.cost.seconds / load.tokens
         return replace(found, slots=float(slots), ttft_s=waiting / found.requests_per_s, tpot_s=each)
-    for _ in range(_HALVINGS):
+    while high - low > _NEAR * high:
         middle = (low + high) / 2.0
         found = _at(middle, slots, load, passes)
         low, high = (middle, high) if found.slots < slots else (low, middle)

@@ -12,7 +12,7 @@ from .steps import Model
 
 DEGREES = ("tp", "ep", "pp", "dp")
 MOST_CHIPS = 128
-TIMES = 8
+TIMES = 4
 """Where no number of chips is given: up to so many times the fewest that hold the model."""
 _EXPERTS = ("num_local_experts", "num_experts", "n_routed_experts", "moe_num_experts")
 

@@ -74,17 +74,7 @@ class Replica:
         return Load(math.ceil(new / chunk), self.traffic.output, tokens, max(chunk // new, 1))
 
     def state(self, slots: int, chunk: int) -> Lane:
-        """The steady state of a lane with so many slots, its costs priced where it is."""
-        found = self._state(slots, chunk)
-        for _ in range(_AGAIN):
-            exact = max(round(found.decoding), 1)
-            self.decoded.learn(exact)
-            before, found = found, self._state(slots, chunk)
-            if abs(found.decoding / before.decoding - 1.0) < _NEAR:
-                break
-        return found
-
-    def _state(self, slots: int, chunk: int) -> Lane:
+        """The steady state of a lane with so many slots."""
         return steady(slots, self.load(chunk), lambda decoding, prompts: self.passes(decoding, prompts, chunk))
 
     def passes(self, decoding: float, prompts: float, chunk: int) -> tuple[StepCost, StepCost]:
@@ -154,7 +144,5 @@ def _memory(one: StepCost, other: StepCost) -> dict[str, Any]:
     return {name: max(getattr(one, name), getattr(other, name)) for name in names}
 
 
-_AGAIN = 3
-_NEAR = 0.01
 _MANY = 1 << 20
 """Slots where a sequence needs no cache."""

@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass, replace
 
 from ..served import Limit, ServingPoint
+from .curve import Curve
 from .lane import Lane
 from .limits import resources
 from .replica import CHUNKS, Replica
@@ -24,6 +25,7 @@ class Targets:
 
 
 _ALL = 0.99
+_AGAIN = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,10 +54,40 @@ class Search:
         """The best chunk and number of slots."""
         found = []
         for chunk in self._distinct(chunks):
-            slots = self._enough(self.most_slots(chunk, self.targets), chunk)
+            slots = self._found(chunk)
             if slots:
                 found.append(Found(slots, chunk, self.state(slots, chunk).requests_per_s * self.replica.lanes))
         return max(found, key=lambda one: (one.requests_per_s, -one.chunk), default=Found(0, min(chunks)))
+
+    def _found(self, chunk: int) -> int:
+        """The best number of slots, its costs priced where they are used and not between powers of two."""
+        for _ in range(_AGAIN):
+            slots = self._enough(self.most_slots(chunk, self.targets), chunk)
+            if not slots or not self.replica.decoded.learn(max(round(self.state(slots, chunk).decoding), 1)):
+                break
+            self._states.clear()
+        return slots
+
+    def estimate(self, chunk: int) -> float:
+        """About how many requests a second and chip there can be, with passes priced at powers of eight sequences and
+        one chunk, whose time adds to that of a pass. Nothing where not even one request fits or meets the targets."""
+        replica, load = self.replica, self.replica.load(chunk)
+        capacity = min(self.targets.most, replica.capacity(chunk))
+        if not capacity:
+            return 0.0
+        reading = replica.passes(0.0, 1.0, chunk)[1].seconds * load.chunks / load.passes  # a sequence and pass
+        coarse = Curve(replica.decoded.price, base=8)
+
+        def mean(decoding: float) -> float:
+            return coarse.at(decoding).seconds + decoding * reading
+
+        low, high = 0.0, min(float(capacity), load.most)
+        if mean(high) / load.tokens <= self.targets.tpot_s:
+            low = high
+        while high - low > 0.01 * high:
+            middle = (low + high) / 2.0
+            low, high = (middle, high) if mean(middle) / load.tokens <= self.targets.tpot_s else (low, middle)
+        return replica.lanes * low / (load.passes * mean(low)) / replica.layout.chips if low else 0.0
 
     def alone(self, chunks: tuple[int, ...] = CHUNKS) -> ServingPoint:
         """One request at a time, the fastest there is."""

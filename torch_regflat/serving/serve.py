@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -27,6 +27,8 @@ from .shallow import steps_of
 from .steps import Model, Step, Steps, model_of
 
 Seconds = float | str
+_LOOKED_AT = 3
+"""Layouts that are searched in full."""
 
 
 class ServingProfile(Serving):
@@ -72,7 +74,7 @@ def serve(
 
     The layout is `tp`, `ep`, `pp`, `dp` (see `Layout`; what is not given is 1), or with `chips` the best on so many
     chips that has the given degrees, or with neither the best on a power of two of chips, from the fewest that hold the
-    model to eight times as many. Deep models are priced from two shallow ones where their layers repeat.
+    model to four times as many. Deep models are priced from two shallow ones where their layers repeat.
 
     Each of at most `max_batch` slots of a lane (a data-parallel group, or one of the groups of sequences that follow
     each other through the stages) takes its next request as soon as its last one is answered; caches take
@@ -116,6 +118,7 @@ def serve(
         curve=search.curve(best[1]),
         others=tuple(asked.searches[layout].point(one.slots, one.chunk) for layout, one in found[1:]),
         refused=asked.refused,
+        passed_over=asked.passed_over,
         drafting=drafts,
         chunk_given=chunk is not None,
         memory_use=memory_use,
@@ -141,6 +144,7 @@ class _Asked:
         self.steps, self.traffic, self.targets, self.chunks, self.use = steps, traffic, targets, chunks, memory_use
         self.searches: dict[Layout, Search] = {}
         self.refused: dict[str, str] = {}
+        self.passed_over: dict[str, float] = {}
 
     def layouts(self, chips: int | None, degrees: Mapping[str, int | None]) -> list[Layout]:
         """The layouts to look at."""
@@ -156,20 +160,37 @@ class _Asked:
     def search(self, layouts: Sequence[Layout], progress: bool | None) -> list[tuple[Layout, Found]]:
         """Those that do it, the best first."""
         found = []
-        with counted("layouts", len(layouts), progress if len(layouts) > 1 else False) as step:
-            for layout in layouts:
-                one = self._one(layout, len(layouts) == 1)
+        several = len(layouts) > 1
+        with counted("layouts", len(layouts), progress if several else False) as step:
+            for layout in self._likely(layouts, step) if several else layouts:
+                one = self._one(layout, not several)
                 if one is not None:
                     found.append((layout, one))
-                step(1)
         return sorted(found, key=lambda pair: (-pair[1].requests_per_s / pair[0].chips, pair[0].chips, str(pair[0])))
 
+    def _likely(self, layouts: Sequence[Layout], step: Callable[[int], None]) -> list[Layout]:
+        """The layouts that seem best, by a rough estimate; the others are left out, and that is said."""
+        rated: dict[Layout, float] = {}
+        chunk = self.chunks[len(self.chunks) // 2]
+        for layout in layouts:
+            search = Search(Replica(self.steps, self.traffic, layout, self.use), self.targets)
+            try:
+                rated[layout] = search.estimate(chunk)
+            except InputError as error:
+                self.refused[str(layout)] = str(error)
+            else:
+                self.searches[layout] = search
+            step(1)
+        ordered = sorted(rated, key=lambda layout: (-rated[layout], layout.chips, str(layout)))
+        self.passed_over = {str(layout): rated[layout] for layout in ordered[_LOOKED_AT:] if rated[layout]}
+        return [layout for i, layout in enumerate(ordered) if i < _LOOKED_AT or not rated[layout]]
+
     def _one(self, layout: Layout, only: bool) -> Found | None:
-        replica = Replica(self.steps, self.traffic, layout, self.use)
-        search = Search(replica, self.targets)
+        search = self.searches.pop(layout, None)
         try:
-            if not replica.capacity(min(self.chunks)):
-                self.refused[str(layout)] = self._too_large(replica)
+            search = search or Search(Replica(self.steps, self.traffic, layout, self.use), self.targets)
+            if not search.replica.capacity(min(self.chunks)):
+                self.refused[str(layout)] = self._too_large(search.replica)
                 return None
             found = search.best(self.chunks)
         except InputError as error:

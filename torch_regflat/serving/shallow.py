@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import copy
 import math
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -31,6 +32,8 @@ GROUP = 4
 LONGEST = 12
 """Layers of the longest period that is looked for."""
 _ACTIVATION_BYTES = 2
+_NUMBER = re.compile(r"^\d+ (?=weights )")
+"""Counts in notes are those of the shallow model."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,11 +103,18 @@ class ShallowSteps(Steps):
         self.two = [Steps(cut[depth], self.chip) for depth in (depths.shallow, depths.deep)]
 
     def split(self, steps: Sequence[Step], layout: Layout = ONE) -> list[tuple[StepCost, StepCost]]:
+        new = [step for step in dict.fromkeys(steps) if (step, layout) not in self._known]
+        self._known.update(zip(((step, layout) for step in new), self._joined(new, layout), strict=True))
+        return [self._known[step, layout] for step in steps]
+
+    def _joined(self, steps: Sequence[Step], layout: Layout) -> list[tuple[StepCost, StepCost]]:
+        if not steps:
+            return []
         whole = replace(layout, pp=1)
         shallow, deep = (some.split(steps, whole) for some in self.two)
         first = self.two[0]
         self.interval, self.peak_flops, self.dtype = first.interval, first.peak_flops, first.dtype
-        self.notes = (*first.notes, f"priced from {self.depths.shallow} and {self.depths.deep} of its layers")
+        self.notes = (*(_NUMBER.sub("", note) for note in first.notes), f"priced from {self.depths.shallow} and {self.depths.deep} of its layers")
         found = []
         for step, one, other in zip(steps, shallow, deep, strict=True):
             rest, attention = (self._staged(a, b, layout) for a, b in zip(one, other, strict=True))
@@ -145,7 +155,6 @@ class ShallowSteps(Steps):
         return StepCost(seconds, seconds, seconds, energy_j=energy, bound_s={"network": seconds})
 
 
-_ACTIVATION_BYTES = 2
 
 
 def steps_of(model: Model, chip: str | Path | Chip) -> Steps:

@@ -119,6 +119,7 @@ class Steps:
         self.dtype = ""
         self.peak_flops = 0.0
         self.notes: tuple[str, ...] = ()
+        self._whole: dict[tuple[Step, Layout], StepCost] = {}
         self._known: dict[tuple[Step, Layout], tuple[StepCost, StepCost]] = {}
 
     def cost(self, step: Step, layout: Layout = ONE) -> StepCost:
@@ -127,7 +128,12 @@ class Steps:
 
     def costs(self, steps: Sequence[Step], layout: Layout = ONE) -> list[StepCost]:
         """What each of some passes costs; those that are new are priced together."""
-        return [total([(rest, 1.0), (attention, 1.0)]) for rest, attention in self.split(steps, layout)]
+        found = []
+        for step, (rest, attention) in zip(steps, self.split(steps, layout), strict=True):
+            if (step, layout) not in self._whole:
+                self._whole[step, layout] = total([(rest, 1.0), (attention, 1.0)])
+            found.append(self._whole[step, layout])
+        return found
 
     def split(self, steps: Sequence[Step], layout: Layout = ONE) -> list[tuple[StepCost, StepCost]]:
         """The same in two: what does not depend on which tokens are in a sequence together, and attention."""
