@@ -36,11 +36,12 @@ def run(words: str) -> Result:
 
 
 def test_serve(folder: Path) -> None:
-    done = run("serve served_model:model --prompt 64 --output 16 --tp 1 --chunk 512 --max-batch 16 --tpot 1s --set pue=1.05")
+    words = "serve served_model:model --prompt 64 --output 16 --tp 1 --chunk 512 --max-batch 16"
+    done = run(f"{words} --tpot 1s --set pue=1.05")
     assert done.exit_code == 0, done.output
-    for words in ("served_model:model on h100-sxm", "each later one within 1.00 s", "pue = 1.05", "limited by"):
-        assert words in done.stdout
-    done = run("serve served_model:model --prompt 64 --output 16 --tp 1 --chunk 512 --max-batch 16 --format json -o out.json")
+    for said in ("served_model:model on h100-sxm", "each later one within 1.00 s", "pue = 1.05", "limited by"):
+        assert said in done.stdout
+    done = run(f"{words} --format json -o out.json")
     assert done.exit_code == 0 and not done.stdout
     saved = json.loads((folder / "out.json").read_text())
     assert saved["kind"] == "serving" and saved["best"]["slots"] == 16

@@ -114,7 +114,8 @@ class ShallowSteps(Steps):
         shallow, deep = (some.split(steps, whole) for some in self.two)
         first = self.two[0]
         self.interval, self.peak_flops, self.dtype = first.interval, first.peak_flops, first.dtype
-        self.notes = (*(_NUMBER.sub("", note) for note in first.notes), f"priced from {self.depths.shallow} and {self.depths.deep} of its layers")
+        said = f"priced from {self.depths.shallow} and {self.depths.deep} of its layers"
+        self.notes = (*(_NUMBER.sub("", note) for note in first.notes), said)
         found = []
         for step, one, other in zip(steps, shallow, deep, strict=True):
             rest, attention = (self._staged(a, b, layout) for a, b in zip(one, other, strict=True))
