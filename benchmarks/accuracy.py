@@ -97,6 +97,7 @@ def page(found: Sequence[Prediction], held_out: Sequence[Prediction]) -> str:
         "believe is the modelled change at which 95 % of pairs go the way the model says: of at least ten that change "
         "by as much and up to twice that, and of all that change by more.",
         _pairs(held_out),
+        _fragment("collectives"),
         _fragment("ablation"),
         _fits(),
         "## Other tools",

@@ -68,6 +68,7 @@ if TYPE_CHECKING:
     from pandas import DataFrame
 
     from .capture.phases import Prepared
+    from .capture.thin import Thin
 
 ChipLike = str | Path | Chip
 SoftwareLike = str | Path | Software
@@ -370,10 +371,12 @@ def capture_model(
     logits: int | None = None,
     layout: Layout | None = None,
     micro_batches: int = 1,
+    thin: Thin | None = None,
 ) -> Captured:
     """A model in one phase as kernels, before any chip; the options are those of `profile_model`.
 
-    `logits` limits the logits of a prefill or extension to so many last tokens, as serving engines do.
+    `logits` limits the logits of a prefill or extension to so many last tokens, as serving engines do. With `thin`, only
+    some of the layers are there.
     """
     from .capture.huggingface import prepare
     from .capture.parallel import divided, gradient_group
@@ -384,6 +387,8 @@ def capture_model(
     with _guard(), contextlib.ExitStack() as stack:
 
         def divide(model: nn.Module, name: str) -> tuple[str, ...]:
+            if thin is not None:
+                stack.enter_context(thin.applied(model))
             if layout is None:
                 return ()
             return uneven + stack.enter_context(divided(model, layout, name, phase == "train"))
@@ -437,7 +442,9 @@ def capture_model(
             notes=notes,
         )
         changes = replace(changes, kv_bits=ready.kv_bits)
-        return _lowered(graph, strict, labels, _module_bytes(ready.model), changes, executed, layout, micro_batches)
+        stages = None if thin else layout
+        weights_bytes = _module_bytes(ready.model)
+        return _lowered(graph, strict, labels, weights_bytes, changes, executed, stages, micro_batches)
 
 
 def _capture_prepared(ready: Prepared, hints: Hints | None) -> tuple[fx.GraphModule, Prepared]:

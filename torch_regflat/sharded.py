@@ -48,9 +48,14 @@ def split(workload: Workload, layout: Layout) -> Sharded:
             f"pp is {layout.pp}, more stages than {have} of {workload.name or 'the model'}; use a pp of at most "
             f"{max(len(units), 1)}"
         )
-    counts = [len(units) // layout.pp + (stage < len(units) % layout.pp) for stage in range(layout.pp)]
+    counts = even(len(units), layout.pp)
     stage_of = dict(zip(units, (s for s, count in enumerate(counts) for _ in range(count)), strict=True))
     return Sharded(layout, tuple(_Splitter(workload, layout, stage_of).run()), tuple(counts))
+
+
+def even(count: int, parts: int) -> list[int]:
+    """`count` things in so many parts, as even as can be, the first ones having one more."""
+    return [count // parts + (part < count % parts) for part in range(parts)]
 
 
 def unit_of(path: str) -> tuple[str, str] | None:

@@ -1,6 +1,7 @@
 """The closed forms against message passing, step by step."""
 
 import pytest
+
 from interconnect.message_passing import (
     Network,
     binary_trees,
@@ -10,7 +11,6 @@ from interconnect.message_passing import (
     tree_all_reduce,
     vectors,
 )
-
 from torch_regflat.hardware import library
 from torch_regflat.interconnect.algorithms import ways
 from torch_regflat.interconnect.tiers import Tier, tiers

@@ -1,12 +1,13 @@
 """Exchanges between chips on the time line, beside the engines, and what a result says of them."""
 
 import dataclasses
+import itertools
 import json
 import math
 
 import pytest
-from schedule.exchanging import Build, chained, gathered, parallel
 
+from schedule.exchanging import Build, chained, gathered, parallel
 from torch_regflat.errors import InputError
 from torch_regflat.hardware import library
 from torch_regflat.hardware.software import for_chip
@@ -90,7 +91,7 @@ def test_the_time_line_adds_up_and_agrees_with_the_result(work, chip):
     moved = [t for t in line.transfers if t.resource == link]
     assert math.fsum(t.size_bytes for t in moved) == pytest.approx(result.links[0].traffic_bytes)
     # The links, as the engines, do one thing at a time.
-    for one, next_ in zip(moved, moved[1:], strict=False):
+    for one, next_ in itertools.pairwise(moved):
         assert next_.start_s >= one.end_s - 1e-12
     if work is chained:
         assert line.stalls_s["network"] > 0
@@ -177,7 +178,7 @@ def test_a_chip_that_reaches_no_others_says_so():
 
 def test_the_order_of_priced_exchanges_does_not_matter():
     work = chained()
-    other = dataclasses.replace(work.operations[1], collective=Collective("all_reduce", 16 * 8192 * 2.0, 4))
+    other = dataclasses.replace(work.operations[1], collective=Collective("all_reduce", 1024.0, 8))
     mixed = dataclasses.replace(work, operations=(work.operations[0], other, *work.operations[2:]))
     first, *rest = exchanges(profile(mixed, "h100-sxm"))
     assert first.latency_s < rest[0].latency_s == pytest.approx(rest[1].latency_s, rel=1e-9)

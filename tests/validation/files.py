@@ -42,6 +42,11 @@ neusight/test,V100-PCIE-32GB,fp32,softmax,8192,1024,110.0
 deepbench/fwd,V100-SXM2-16GB,fp32,8,64,56,56,64,3,3,1,1,1,WINOGRAD,150.0
 neusight/train,P100-PCIE-16GB,fp32,32,64,28,28,128,3,3,1,1,,,900.0
 """,
+    "collectives": """source,gpu,dtype,collective,ranks,bytes,latency_us
+aic/nccl-2.29.2,H100-SXM,fp16,all_reduce,8,16777216,78.0
+aic/nccl-2.29.2,H100-SXM,fp16,all_gather,8,16777216,44.0
+aic/engine-vllm-0.24.0,H100-SXM,bf16,all_reduce,8,16384,5.2
+""",
     "model_trace": """source,gpu,model,mode,seq,batch,op,target,input_shapes,output_shape,count,fw_ms,bw_ms
 neusight/label,H100-SXM,gpt2_large,train,1024,1,call_module,transformer.h.*.ln_1,"[[1, 1024, 1280]]","(1, 1024, 1280)",1,0.03,0.03
 neusight/label,H100-SXM,gpt2_large,inf,1024,4,call_function,addmm,"[[1280], [4096, 1280], [1280, 1280]]","(4096, 1280)",1,0.3,0.0

@@ -9,12 +9,14 @@ import pytest
 
 from torch_regflat.errors import InputError
 from torch_regflat.hardware import library
+from torch_regflat.layout import Layout
 from torch_regflat.schedule.modes import MODES
 from torch_regflat.validation import models, operators, works
 from torch_regflat.validation.predict import predict
 from torch_regflat.validation.reading import read
 from torch_regflat.validation.rows import Operator, WholeModel
 from torch_regflat.validation.works import narrow, work_of
+from torch_regflat.workload import Workload
 
 from . import files
 
@@ -49,6 +51,41 @@ def test_tensor_parallelism_divides_the_layers_and_not_the_embedding() -> None:
     table = 2 * 2 * 128256 * 4096
     layers = [work.role_bytes("weight") - table for work in (one, four)]
     assert layers[1] == pytest.approx(layers[0] / 4, rel=0.01)
+
+
+def exchanged(work: Workload) -> list[tuple[str, float, str]]:
+    return [(op.collective.kind, op.collective.nbytes, op.phase) for op in work if op.collective is not None]
+
+
+def test_a_decode_on_many_gpus_sums_twice_a_layer_and_has_its_whole_head() -> None:
+    one, four = (models.language_model("Llama-3.1-8B", 1, 0, 64, 1, 3, ranks) for ranks in (1, 4))
+    assert exchanged(one) == []
+    assert exchanged(four) == [("all_reduce", 4096 * 2.0, "")] * 6
+    head = [max(o.footprint_bytes(n.sizes) for o in n.operands) for n in four.operations[-1].nests]
+    assert max(head, default=0.0) in (0.0, 128256 * 4096 * 2)
+    assert four.role_bytes("weight") == pytest.approx(
+        one.role_bytes("weight") / 4 + 2 * 2 * 128256 * 4096 * 3 / 4, rel=0.01
+    )
+
+
+def test_gpt2_of_megatron_sums_twice_a_layer_each_way_and_shares_all_but_embeddings_head_and_norms() -> None:
+    whole, part = (models.forward("gpt2_large", 1, 128, True, Layout(tp=tp)) for tp in (1, 4))
+    hidden, layers = 128 * 1280 * 4.0, 36
+    found = exchanged(part)
+    assert found.count(("all_reduce", hidden, "forward")) == 2 * layers
+    assert found.count(("all_reduce", hidden, "backward")) == len(found) - 2 * layers == 2 * layers
+    head = 3 * 2 * 128 * 1280 * 50257
+    assert part.flops - head == (whole.flops - head) / 4
+    with pytest.raises(InputError, match="opt_13 is not divided among GPUs here; gpt2_large, gpt3_xl, gpt3_27 are"):
+        models.forward("opt_13", 1, 64, True, Layout(tp=4))
+    with pytest.raises(InputError, match="20 heads cannot be divided among 8 ranks; ranks that do: 1, 2, 4, 5, 10, 20"):
+        models.forward("gpt2_large", 1, 64, False, Layout(tp=8))
+
+
+def test_data_parallel_training_averages_every_gradient_once() -> None:
+    work = models.forward("bert_large", 1, 32, True, Layout(dp=4))
+    averaged = sum(nbytes for _, nbytes, _ in exchanged(work))
+    assert averaged == pytest.approx(work.role_bytes("weight"), rel=0.01)
 
 
 def served(tmp_path: Path, metric: str) -> WholeModel:

@@ -155,11 +155,33 @@ def fake_ranks(count: int) -> Iterator[None]:
         yield
         return
     fake = importlib.import_module("torch.testing._internal.distributed.fake_pg")
+    hook = sys.excepthook  # which torch wraps, for good, to name the rank in front of every line
     dist.init_process_group("fake", store=fake.FakeStore(), rank=0, world_size=count)
     try:
         yield
     finally:
         dist.destroy_process_group()
+        sys.excepthook = hook
+        _forget_meshes()
+
+
+_meshes: dict[tuple[int, tuple[int, ...]], Any] = {}
+"""Grids of ranks that were made, by process group and sizes."""
+
+
+def _forget_meshes() -> None:
+    """Let go of what knows the groups of a process group that is gone: DTensor remembers placements by mesh."""
+    _meshes.clear()
+    tensor = sys.modules.get("torch.distributed.tensor")
+    if tensor is not None:
+        tensor.DTensor._op_dispatcher.sharding_propagator.propagate_op_sharding.cache_clear()
+        clear = getattr(torch._C, "_clear_DTensor_sharding_propagator_cache", None)
+        if clear is not None:
+            clear()
+    transforms = getattr(sys.modules.get("torch.distributed.tensor._redistribute"), "_gen_transform_infos", None)
+    forget = getattr(transforms, "cache_clear", None)
+    if forget is not None:
+        forget()
 
 
 class Mesh:
@@ -168,8 +190,11 @@ class Mesh:
     def __init__(self, sizes: tuple[int, ...]) -> None:
         from torch.distributed.device_mesh import init_device_mesh
 
-        names = tuple(f"d{i}" for i in range(len(sizes)))
-        self.mesh = init_device_mesh("cpu", sizes, mesh_dim_names=names)
+        key = (id(torch.distributed.group.WORLD), sizes)
+        if key not in _meshes:
+            names = tuple(f"d{i}" for i in range(len(sizes)))
+            _meshes[key] = init_device_mesh("cpu", sizes, mesh_dim_names=names)
+        self.mesh = _meshes[key]
 
     def along(self, dim: int) -> Any:
         """The one-dimensional mesh of this rank along a dimension."""

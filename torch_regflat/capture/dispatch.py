@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 from ..layout import Layout
 from ..operators import routing as _routing  # defines regflat::rows_here
+from ..sharded import even
 from ._torch_distributed import Mesh
 
 Forward = Callable[..., Tensor]
@@ -116,11 +117,6 @@ def _sent(
     back = _all_to_all(out.to(hidden.dtype), sizes, groups.across)
     copies = torch.empty_like(back).index_copy_(0, order, back)
     return (copies.view(*chosen.shape, -1) * weights[..., None]).sum(1).to(hidden.dtype)
-
-
-def even(count: int, ranks: int) -> list[int]:
-    """`count` things divided among ranks as evenly as can be, the first having one more."""
-    return [count // ranks + (rank < count % ranks) for rank in range(ranks)]
 
 
 def _all_to_all(rows: Tensor, sizes: list[int], group: str) -> Tensor:

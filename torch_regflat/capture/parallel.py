@@ -60,6 +60,11 @@ def divided(model: nn.Module, layout: Layout, name: str, train: bool = False) ->
             saved.restore()
 
 
+def check_layout(model: nn.Module, layout: Layout, name: str, train: bool = False) -> None:
+    """Refuse a layout whose degrees do not divide a model, naming the nearest that do."""
+    Plan(model, layout, name, train)
+
+
 def gradient_group(layout: Layout) -> str | None:
     """The name of the group whose ranks average their gradients; None where there is one such rank."""
     return Mesh((layout.pp, layout.dp, layout.tp)).group(1) if layout.dp > 1 else None

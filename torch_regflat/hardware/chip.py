@@ -395,9 +395,9 @@ class Interconnect(Frozen):
 
     `bandwidth` is one direction, all links of the chip together. `reach` is how many chips see each other over it,
     this one included. `latency` is from the store of a word on one chip until another has read it; `start` is what the
-    kernel of a collective needs before its first hop, where it was measured on this chip. `in_network` is true of a
-    switch that adds up what chips send and hands out the sum. `energy` is for a bit over one link; over a switch it
-    takes two.
+    kernel of a collective needs before its first hop, where it was measured on this chip. `in_network` is for a switch
+    that adds up what chips send and hands out the sum: how fast, against NVLink 4's. `energy` is for a bit over one
+    link; over a switch it takes two.
     """
 
     name: str
@@ -405,15 +405,15 @@ class Interconnect(Frozen):
     latency: Annotated[Quantity, Measures(("time",), zero=True)] | None = None
     start: Annotated[Quantity, Measures(("time",), zero=True)] | None = None
     topology: Literal["switch", "ring", "mesh", "torus", "all-to-all", "fat-tree", "host"] | None = None
-    in_network: bool = False
+    in_network: Share | None = None
     energy: BitEnergy | None = None
     links: Count | None = None
     reach: Count | None = None
 
     @model_validator(mode="after")
     def _consistent(self) -> Interconnect:
-        if self.in_network and self.topology not in ("switch", "fat-tree"):
-            raise ValueError('in_network = true is for switches; write topology = "switch" or "fat-tree"')
+        if self.in_network is not None and self.topology not in ("switch", "fat-tree"):
+            raise ValueError('in_network is for switches; write topology = "switch" or "fat-tree"')
         return self
 
 

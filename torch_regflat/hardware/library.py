@@ -20,9 +20,14 @@ _SHIPPED = Path(__file__).parent / "chips"
 
 def names() -> list[str]:
     """Names of all chips that `load` finds: shipped ones, then those in the folders of `REGFLAT_CHIP_PATH`."""
-    shipped = sorted(path.stem for path in _SHIPPED.glob("*.toml"))
+    shipped = shipped_names()
     private = {path.stem for folder in _folders() for path in folder.glob("*.toml")} - set(shipped)
     return shipped + sorted(private)
+
+
+def shipped_names() -> list[str]:
+    """Names of the chips that ship."""
+    return sorted(path.stem for path in _SHIPPED.glob("*.toml"))
 
 
 def load(name_or_path: str | os.PathLike[str] | Chip) -> Chip:

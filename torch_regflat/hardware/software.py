@@ -21,7 +21,6 @@ Positive = Annotated[Quantity, Measures(("number",))]
 Duration = Annotated[Quantity, Measures(("time",), zero=True)]
 Traffic = Annotated[Quantity, Measures(("bytes/clk/core",))]
 Held = Annotated[Quantity, Measures(("bytes",))]
-Filled = Annotated[Quantity, Measures(("bytes",), zero=True)]
 
 _SHIPPED = Path(__file__).parent / "softwares"
 
@@ -179,20 +178,16 @@ class WinogradKernels(Frozen):
     note: str = ""
 
 
+Family = Literal["stream", "in-network", "direct"]
+
+
 class Protocol(Frozen):
-    """How a collective's messages are handed over: `hop` as a multiple of the link's latency, `rate` as a share of what
-    long messages get, `fill` what is in flight before the first bytes arrive."""
-
-    hop: Positive
-    rate: Efficiency
-    fill: Filled
-
-
-class ExchangeKernel(Protocol):
-    """One kernel that exchanges without a protocol's buffers, with its own `start` before the first hop; where the
-    switch does the work, that comes on top of the start of other collectives."""
+    """How messages are handed over: `start` is what it takes until bytes flow, beside the start that all share, `hop` a
+    message's latency as a multiple of the link's, `rate` a share of what long messages get."""
 
     start: Duration
+    hop: Positive
+    rate: Efficiency
 
 
 class Collectives(Frozen):
@@ -203,8 +198,11 @@ class Collectives(Frozen):
       links of their own; between two chips over their host; among more over hosts; over a network of switches. What a
       protocol or a kernel gets is its `rate` times that
     - `own_copy`: what a rank keeps of a message takes this share of the time that sending it would
+    - `families`: what it has: algorithms in protocols, reductions by the switch, kernels that read their peers' memory
+    - `direct_ranks`: for how many ranks it has those; beyond a board of 8 only where links reach further
     - `protocols`: ways to hand messages over, of which the fastest is taken
-    - `in_network`: reductions by the switch; `direct`: kernels that read their peers' memory; none without them
+    - `in_network`: reductions by the switch; `direct`: kernels that read their peers' memory, whose start is all they
+      have; none without them
     """
 
     start: Duration
@@ -214,8 +212,10 @@ class Collectives(Frozen):
     fabric_rate: Efficiency
     own_copy: Share
     protocols: dict[str, Protocol] = Field(min_length=1)
-    in_network: ExchangeKernel | None = None
-    direct: ExchangeKernel | None = None
+    families: tuple[Family, ...] = ("stream", "in-network", "direct")
+    direct_ranks: Annotated[int, Field(ge=2)] = 8
+    in_network: Protocol | None = None
+    direct: Protocol | None = None
 
 
 class Software(Frozen):

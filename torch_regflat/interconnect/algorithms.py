@@ -10,18 +10,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, replace
 
+from ..hardware.software import Family
 from ..workload import Collective
 from .tiers import Tier
 from .topology import distance
-
-Family = Literal["stream", "in-network", "direct"]
-"""How the library runs it: in a protocol of NCCL, by the switch, or as one kernel that reads its peers' memory."""
-
-DIRECT_RANKS = 8
-"""Ranks that a kernel which reads its peers' memory is made for: vLLM, SGLang and PyTorch stop at a board of 8."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,12 +29,17 @@ class Leg:
 
 @dataclass(frozen=True, slots=True)
 class Way:
-    """One algorithm. `own` are the bytes that a rank also moves through its own memory."""
+    """One algorithm: run in a protocol of NCCL, by the switch, or as one kernel that reads its peers' memory.
+
+    `own` are the bytes that a rank also moves through its own memory.
+    """
 
     name: str
     family: Family
     legs: tuple[Leg, ...]
     own: float = 0.0
+    by_switch: bool = False
+    """Whether the nearest switch adds up."""
 
 
 def message(collective: Collective) -> float:
@@ -98,13 +97,14 @@ def _in_network(size: float, tiers: tuple[Tier, ...]) -> Way | None:
     exchange their shares in trees.
     """
     first = tiers[0]
-    if not first.level.in_network or first.ranks < 2:
+    if first.level.in_network is None or first.ranks < 2:
         return None
     legs, below = [Leg(first, 2.0, size * (1.0 + 1.0 / first.ranks))], first.ranks
     for tier in tiers[1:]:
         legs.append(Leg(tier, 2.0 * math.ceil(math.log2(tier.ranks)), 2.0 * size / below))
         below *= tier.ranks
-    return Way("in-network" if len(tiers) == 1 else "in-network and tree", "in-network", tuple(legs))
+    name = "in-network" if len(tiers) == 1 else "in-network and tree"
+    return Way(name, "in-network", tuple(legs), by_switch=True)
 
 
 def _one_shot(size: float, tiers: tuple[Tier, ...]) -> Way | None:
@@ -117,10 +117,18 @@ def _two_shot(size: float, tiers: tuple[Tier, ...]) -> Way | None:
     return _direct("two-shot", tiers, 2, lambda n: 2.0 * (n - 1) / n * size)
 
 
+def _multicast(size: float, tiers: tuple[Tier, ...]) -> Way | None:
+    """One kernel that lets the switch add up and hand out (`multimem` instructions)."""
+    if tiers[0].level.in_network is None:
+        return None
+    found = _direct("multicast", tiers, 1, lambda n: size * (1.0 + 1.0 / n))
+    return None if found is None else replace(found, by_switch=True)
+
+
 def _direct(name: str, tiers: tuple[Tier, ...], rounds: int, moved: Callable[[int], float]) -> Way | None:
     """Ranks tell each other that a message is there (a hop), read it (there and back), and that they are done."""
     n = tiers[0].ranks
-    if len(tiers) > 1 or n > DIRECT_RANKS or tiers[0].level.topology == "host":
+    if len(tiers) > 1 or tiers[0].level.topology == "host":
         return None
     return Way(name, "direct", (Leg(tiers[0], 3.0 * rounds + 1.0, moved(n)),))
 
@@ -152,7 +160,7 @@ def _send(size: float, tiers: tuple[Tier, ...]) -> Way:
 
 
 _MAKERS: dict[str, tuple[Callable[[float, tuple[Tier, ...]], Way | None], ...]] = {
-    "all_reduce": (_ring(2), _tree, _in_network, _one_shot, _two_shot),
+    "all_reduce": (_ring(2), _tree, _in_network, _one_shot, _two_shot, _multicast),
     "all_gather": (_ring(1),),
     "reduce_scatter": (_ring(1),),
     "all_to_all": (_pairs,),

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from ..errors import InputError
 from ..hardware.chip import Chip
-from ..hardware.software import Collectives, Protocol, Software, collectives_of
+from ..hardware.software import Collectives, Software, collectives_of
 from ..workload import Collective
 from .algorithms import Leg, Way, ways
 from .tiers import Tier, tiers
@@ -47,28 +47,29 @@ class Exchange:
 NOTHING = Exchange(0.0, 0.0, 0.0, "", "none", {}, {})
 
 
-def price(
-    chip: Chip, collective: Collective, software: Software | None = None, others: Sequence[Chip] = ()
-) -> Exchange:
+def price(chip: Chip, collective: Collective, software: Software | None = None) -> Exchange:
     """What a collective takes on chips of this kind: the fastest algorithm that `software` (the chip's own) has.
 
-    Raises `InputError` for sizes that make no sense, and where the chip does not reach so many (naming those of
-    `others` that do). A group of one exchanges nothing.
+    Raises `InputError` for sizes that make no sense, and where the chip does not reach so many, naming some that
+    do. A group of one exchanges nothing.
     """
-    return options(chip, collective, software, others)[0]
+    return options(chip, collective, software)[0]
 
 
-def options(
-    chip: Chip, collective: Collective, software: Software | None = None, others: Sequence[Chip] = ()
-) -> list[Exchange]:
+def options(chip: Chip, collective: Collective, software: Software | None = None) -> list[Exchange]:
     """Every way to run a collective, the fastest first; raises as `price` does."""
     _check(collective)
-    found = tiers(chip, collective, others)
+    found = tiers(chip, collective)
     if not found:
         return [NOTHING]
     own = collectives_of(chip, software)
-    timed = [_exchange(*one) for way in ways(collective, found) for one in _timed(way, own)]
+    known = [way for way in ways(collective, found) if _has(own, way, collective.ranks)]
+    timed = [_exchange(*one) for way in known for one in _timed(way, own)]
     return sorted(timed, key=lambda exchange: exchange.seconds)
+
+
+def _has(own: Collectives, way: Way, ranks: int) -> bool:
+    return way.family in own.families and (way.family != "direct" or ranks <= own.direct_ranks)
 
 
 def _check(collective: Collective) -> None:
@@ -86,10 +87,10 @@ def _a(kind: str) -> str:
     return f"{'an' if kind[0] in 'aeiou' else 'a'} {kind}"
 
 
-def bound_s(chip: Chip, collective: Collective, others: Sequence[Chip] = ()) -> float:
+def bound_s(chip: Chip, collective: Collective) -> float:
     """Seconds that the bytes of the best algorithm need at the datasheet bandwidth of the links, and nothing else."""
     _check(collective)
-    found = tiers(chip, collective, others)
+    found = tiers(chip, collective)
     return min(
         (max(leg.size / leg.tier.level.bandwidth.value for leg in way.legs) for way in ways(collective, found)),
         default=0.0,
@@ -114,32 +115,26 @@ def _exchange(way: Way, name: str, parts: tuple[float, float, float]) -> Exchang
 
 def _timed(way: Way, own: Collectives) -> Iterator[tuple[Way, str, tuple[float, float, float]]]:
     """(algorithm, protocol, (start, hops, moving)) of each way to run an algorithm: hops take the latency of their
-    link, bytes (and those in flight before the first arrive) pass all links at once.
+    link, bytes pass all links at once, and those that a rank keeps are copied at the same pace.
     """
-    start = max(_start(leg, own) for leg in way.legs)
-    if way.family == "stream":
-        for name, protocol in own.protocols.items():
-            yield way, name, (start, _hops(way, protocol), _moving(way, own, protocol, way.own))
-        return
-    kernel = own.in_network if way.family == "in-network" else own.direct
-    if kernel is not None:
-        begin = kernel.start.value + (start if way.family == "in-network" else 0.0)
-        yield way, "", (begin, _hops(way, kernel), _moving(way, own, kernel, 0.0))
+    start = max((leg.tier.level.start or own.start).value for leg in way.legs)
+    protocols = own.protocols
+    if way.family != "stream":
+        kernel = own.in_network if way.family == "in-network" else own.direct
+        protocols = {"": kernel} if kernel is not None else {}
+        start = start if way.family == "in-network" else 0.0
+    for name, protocol in protocols.items():
+        latencies = [leg.hops * leg.tier.level.latency.value for leg in way.legs if leg.tier.level.latency]
+        kept = own.own_copy.value * way.own
+        moving = max((leg.size + kept) / (_rate(leg, way, own) * protocol.rate.value) for leg in way.legs)
+        yield way, name, (start + protocol.start.value, math.fsum(latencies) * protocol.hop.value, moving)
 
 
-def _hops(way: Way, protocol: Protocol) -> float:
-    latencies = [leg.hops * leg.tier.level.latency.value for leg in way.legs if leg.tier.level.latency]
-    return math.fsum(latencies) * protocol.hop.value
-
-
-def _moving(way: Way, own: Collectives, protocol: Protocol, kept: float) -> float:
-    """Seconds in which the bytes pass the busiest link, and those that a rank keeps are copied at the same pace."""
-
-    def seconds(leg: Leg) -> float:
-        rate = leg.tier.level.bandwidth.value * usable(leg.tier) * _share(leg.tier, own) * protocol.rate.value
-        return (leg.size + own.own_copy.value * kept + protocol.fill.value) / rate
-
-    return max(seconds(leg) for leg in way.legs)
+def _rate(leg: Leg, way: Way, own: Collectives) -> float:
+    """Bytes a second of long messages."""
+    level = leg.tier.level
+    adding = level.in_network.value if way.by_switch and level.in_network is not None else 1.0
+    return level.bandwidth.value * usable(leg.tier) * _share(leg.tier, own) * adding
 
 
 def _share(tier: Tier, own: Collectives) -> float:
@@ -147,7 +142,3 @@ def _share(tier: Tier, own: Collectives) -> float:
     if tier.level.topology == "host":
         return own.host_pair_rate.value if tier.ranks == 2 else own.host_rate.value
     return own.fabric_rate.value if tier.level.topology == "fat-tree" else own.link_rate.value
-
-
-def _start(leg: Leg, own: Collectives) -> float:
-    return (leg.tier.level.start or own.start).value

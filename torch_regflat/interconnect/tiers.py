@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ..errors import InputError
+from ..hardware import library
 from ..hardware.chip import Chip, Interconnect
 from ..layout import divisors
 from ..workload import Collective
@@ -24,14 +24,13 @@ class Tier:
         return self.level.reach.value if self.level.reach is not None else math.inf
 
 
-def tiers(chip: Chip, collective: Collective, others: Sequence[Chip] = ()) -> tuple[Tier, ...]:
+def tiers(chip: Chip, collective: Collective) -> tuple[Tier, ...]:
     """The levels that a collective goes over, nearest first, with how many ranks each joins.
 
     As many ranks as are within the reach of the first level (`reach` chips in a row, of which the group has every
     `stride`-th) and divide the group are joined there; the next level joins such groups, and so on.
 
-    Raises `InputError` where the chip has no way to others, or none that reaches so far; of `others`, those that do are
-    named.
+    Raises `InputError` where the chip has no way to others, or none that reaches so far, naming chips that have one.
     """
     left, span, found = collective.ranks, collective.stride, []
     for level in chip.ways:
@@ -40,24 +39,31 @@ def tiers(chip: Chip, collective: Collective, others: Sequence[Chip] = ()) -> tu
         if near > 1:
             found.append(Tier(level, near))
             left, span = left // near, span * near
-        if left == 1:
-            return tuple(found)
-    if left == 1:
-        return ()
-    raise InputError(_too_far(chip, collective.ranks * collective.stride, others))
+    if left > 1:
+        raise InputError(_too_far(chip, collective.ranks * collective.stride))
+    return tuple(found)
 
 
-def _too_far(chip: Chip, chips: int, others: Sequence[Chip]) -> str:
-    able = [other.name for other in others if any(way.reach and way.reach.value >= chips for way in other.ways)]
-    instead = f"; chips that reach so many: {', '.join(able)}" if able else ""
+NAMED = 6
+
+
+def _too_far(chip: Chip, chips: int) -> str:
+    others = map(library.shipped, library.shipped_names())
+    able = [other.name for other in others if other is not None and _reach(other) >= chips]
+    more = f" and {len(able) - NAMED} more" if len(able) > NAMED else ""
+    instead = f"; chips that reach so many: {', '.join(able[:NAMED])}{more}" if able else ""
     if not chip.ways:
         return (
             f"{chip.name} has no way to other chips, and {chips} were asked for; "
             f"add an [[interconnect]] with a reach to its file{instead}"
         )
     most = max(chip.ways, key=lambda way: way.reach.value if way.reach else 0.0)
-    assert most.reach is not None
+    reach = int(_reach(chip))
     return (
-        f"{chip.name} reaches {most.reach.value:.0f} chips (over {most.name}), and {chips} were asked for; "
-        f"use at most {most.reach.value:.0f}, or add an [[interconnect]] that reaches further to its file{instead}"
+        f"{chip.name} reaches {reach} chips (over {most.name}), and {chips} were asked for; "
+        f"use at most {reach}, or add an [[interconnect]] that reaches further to its file{instead}"
     )
+
+
+def _reach(chip: Chip) -> float:
+    return max((way.reach.value for way in chip.ways if way.reach is not None), default=1.0)

@@ -36,18 +36,29 @@ class Intervals:
         if self.by_rows:
             return [self._spread(*one) for one in zip(shapes, slots, bounds, strict=True)]
         best, worst = (slots_of(self.chip, [prices[shape] for shape in shapes], places) for prices in self.ends)
-        return [
+        found: list[Ends] = [
             (min(low.share_s, slot.share_s), max(high.share_s, slot.share_s))
             for low, slot, high in zip(best, slots, worst, strict=True)
         ]
+        for i, shape in enumerate(shapes):
+            if shape.exchange is not None:
+                found[i] = _wider(found[i], self._spread(shape, slots[i], bounds[i]))
+        return found
 
     def _spread(self, shape: KernelShape, slot: Slot, bound_by: str) -> Ends:
         seconds = slot.share_s
         found = self.known.spread(kind_of(shape), shape.dtype, seconds, bound_by)
         if found is None:
             return None, None
-        low, high = (found.wide_low, found.wide_high) if self.wide else (found.low, found.high)
+        low, high = (found.wide_low, found.wide_high) if self.wide or not self.by_rows else (found.low, found.high)
         return seconds * min(low, 1.0), seconds * max(high, 1.0)
+
+
+def _wider(one: Ends, other: Ends) -> Ends:
+    """Both together: exchanges run in one library on all chips, so the spread on measured ones counts for others."""
+    if None in (*one, *other):
+        return one
+    return min(one[0], other[0]), max(one[1], other[1])  # type: ignore[type-var]
 
 
 def _described(known: Uncertainty, by_rows: bool, wide: bool) -> Interval:

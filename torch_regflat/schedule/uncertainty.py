@@ -17,6 +17,7 @@ from typing import TypeAlias
 
 from ..cost.shapes import KernelShape
 from ..hardware.chip import dtype_bits, dtype_name
+from .timeline.records import NETWORK
 
 UNCERTAINTY_FILE = Path(__file__).parent / "uncertainty.toml"
 ANY = "*"
@@ -80,10 +81,10 @@ def family_of(dtype: str) -> str:
 
 
 def regime_of(bound_by: str) -> str:
-    """What bounds a kernel, as far as its uncertainty goes: a memory, the launch, or anything else on chip."""
+    """What bounds a kernel, as far as its uncertainty goes: a memory, the launch, links, or anything else on chip."""
     if bound_by.endswith("bandwidth"):
         return "memory"
-    return "launch" if bound_by == "launch" else "compute"
+    return bound_by if bound_by in ("launch", NETWORK) else "compute"
 
 
 def uncertainty() -> Uncertainty:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 from .cells import Cells, RowError
-from .rows import Attention, Convolution, Gemm, Moe, Operator, Power, Quantity, Row, Streaming, WholeModel
+from .rows import Attention, Convolution, Exchange, Gemm, Moe, Operator, Power, Quantity, Row, Streaming, WholeModel
 
 Reader: TypeAlias = "Callable[[Cells], dict[str, Any]]"
 
@@ -121,6 +121,19 @@ def _convolution(cells: Cells) -> dict[str, Any]:
         "pad_h": pad_h,
         "pad_w": pad_w,
         "algo": cells.text("algo", default=""),
+    }
+
+
+COLLECTIVES = ("all_reduce", "all_gather", "reduce_scatter", "all_to_all", "broadcast")
+
+
+def _collective(cells: Cells) -> dict[str, Any]:
+    return {
+        "dtype": _dtype(cells, (*FLOATS, "fp8", "int8")),
+        "collective": cells.text("collective", COLLECTIVES),
+        "ranks": cells.whole("ranks", 2),
+        "size": cells.whole("bytes"),
+        "over": cells.text("over", default=""),
     }
 
 
@@ -244,6 +257,7 @@ _GEMM = ("gpu", "dtype", "m", "n", "k", "batch")
 _ATTENTION = ("gpu", "dtype", "phase", "batch", "q_len", "kv_len", "heads", "kv_heads", "head_dim")
 _MOE = ("gpu", "dtype", "num_tokens", "hidden", "inter", "topk", "num_experts", "tp", "ep", "latency_us")
 _CONV = ("gpu", "dtype", "n", "c", "h", "w", "k", "r", "s", "stride", "pad_h", "latency_us")
+_COLLECTIVE = ("gpu", "dtype", "collective", "ranks", "bytes", "latency_us")
 _OPERATOR = ("gpu", "model", "op", "target", "input_shapes", "output_shape", "fw_ms")
 _WHOLE = ("gpu", "model", "phase", "dtype", "batch", "in_len", "n_gpus", "metric", "value", "unit")
 _ANY = ("source",)
@@ -262,6 +276,7 @@ FORMATS: tuple[Format, ...] = (
         (_streaming, _latency),
     ),
     Format("conv", Convolution, _CONV, (*_ANY, "pad_w", "algo"), (_convolution, _latency)),
+    Format("collective", Exchange, _COLLECTIVE, (*_ANY, "over"), (_collective, _latency)),
     Format("operators of a model", Operator, _OPERATOR, (*_ANY, "dtype", "bw_ms"), (_operator,)),
     Format("whole models, served or not", WholeModel, _WHOLE, (*_ANY, "out_len", "ref"), (_model,)),
     Format("power", Power, ("gpu", "workload", "config", "metric", "value", "unit"), _ANY, (_power,)),

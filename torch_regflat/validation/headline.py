@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from .predict import Prediction
-from .rows import Attention, Convolution, Gemm, Moe, Row, Streaming, WholeModel
+from .rows import MIB, Attention, Convolution, Exchange, Gemm, Moe, Row, Streaming, WholeModel
 from .score import AGREE, Score, score
 from .split import is_test_gpu
 
@@ -60,6 +60,16 @@ def _whole(phase: str) -> Callable[[Row], bool]:
     )
 
 
+def _many(phase: str) -> Callable[[Row], bool]:
+    return lambda row: isinstance(row, WholeModel) and row.phase == phase and row.n_gpus > 1
+
+
+def _exchange(takes: Callable[[int], bool]) -> Callable[[Row], bool]:
+    return lambda row: (
+        isinstance(row, Exchange) and row.over == "NVLink" and row.source.startswith("aic/nccl") and takes(row.size)
+    )
+
+
 FIGURES = (
     Figure("GEMM bf16/fp16, 30 us and longer", _gemm("bf16", "fp16", us=30)),
     Figure("GEMM bf16/fp16, all sizes", _gemm("bf16", "fp16")),
@@ -75,6 +85,10 @@ FIGURES = (
     Figure("whole models, forward", _whole("inference-forward")),
     Figure("training step", _whole("train-iteration")),
     Figure("decode tokens/s of a compiled model", _whole("decode")),
+    Figure("decode tokens/s on 2, 4 and 8 GPUs", _many("decode")),
+    Figure("training step on 4 GPUs (tensor, data, pipeline parallel)", _many("train-iteration")),
+    Figure("collectives over NVLink, 1 MiB and more", _exchange(lambda size: size >= MIB)),
+    Figure("collectives over NVLink, below 1 MiB", _exchange(lambda size: size < MIB)),
     Figure("board power", lambda row: row.kind == "power"),
 )
 

@@ -10,10 +10,10 @@ from torch import fx
 
 from ..errors import InputError
 from ..operators.lowering import workload
-from ..workload import Workload, with_kv_bits
+from ..workload import Collective, CollectiveKind, Operation, Tensor, Workload, with_kv_bits
 from .experts import experts
 from .graphs import Builder
-from .rows import Attention, Convolution, Gemm, Moe, Row, Streaming
+from .rows import Attention, Convolution, Exchange, Gemm, Moe, Row, Streaming
 
 aten = torch.ops.aten
 
@@ -38,6 +38,8 @@ def operations(row: Row) -> Workload:
         return _streaming(row.dtype, row.op, row.rows, row.cols)
     if isinstance(row, Convolution):
         return _convolution(row.dtype, *row.shape)
+    if isinstance(row, Exchange):
+        return _exchange(row.dtype, row.collective, row.ranks, row.size)
     raise InputError(f"{row.place}: a {type(row).__name__} is no single kernel")
 
 
@@ -129,6 +131,17 @@ def _convolution(
     image, filters = build.tensor(n, c, h, w, dtype=number), build.tensor(k, c, r, s, dtype=number, role="weight")
     options = ([stride, stride], [pad_h, pad_w])
     return _finish(build, build.call(aten.conv2d.default, image, filters, None, *options))
+
+
+@functools.lru_cache(maxsize=65536)
+def _exchange(dtype: str, kind: CollectiveKind, ranks: int, size: int) -> Workload:
+    """A collective of a message of `size` bytes, of which a gather starts with a share and a scatter ends with one."""
+    sent = size // ranks if kind == "all_gather" else size
+    made = size // ranks if kind == "reduce_scatter" else size
+    tensors = {0: Tensor(0, "x0", sent, "activation"), 1: Tensor(1, "x1", made, "activation", 0, True)}
+    collective = Collective(kind, size / ranks if kind == "all_gather" else float(size), ranks)
+    operation = Operation(0, f"_c10d_functional.{kind}.default", "", (), (0,), (1,), dtype=dtype, collective=collective)
+    return Workload((operation,), tensors)
 
 
 def _model_dtype(dtype: str) -> torch.dtype:

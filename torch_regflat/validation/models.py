@@ -3,12 +3,15 @@
 `neusight` rows: Hugging Face classes in fp32 with attention written out; the operator traces of the source show which
 class ran. `gpt-fast` and served rows: one decode step, or one prefill, of a causal language model.
 
-Several GPUs are a simple division: tensor parallelism divides heads and feed-forward widths of a language model's
-configuration (no less than one head each).
+Of several GPUs a row is what the first does. A decode of `gpt-fast` is divided by transformers' plan, but for
+embedding and head, which that leaves whole; GPT-2 as Megatron does it (`megatron`); data parallel training averages
+gradients in buckets. Of served models, whose engines also run where a plan does not divide heads, the configuration is
+divided.
 """
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import importlib
 from typing import Any
@@ -16,11 +19,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..capture._torch_distributed import fake_ranks
 from ..capture.huggingface import build_class
+from ..capture.parallel import divided, gradient_group
 from ..capture.phases import prepare_model
 from ..capture.record import capture
 from ..capture.training import capture_training
 from ..errors import InputError, near
+from ..layout import Layout
 from ..models import facts, plain
 from ..operators.lowering import workload
 from ..workload import Workload
@@ -64,16 +70,30 @@ LANGUAGE_MODELS: dict[str, tuple[str, dict[str, Any]]] = {
 }  # fmt: skip
 """Configurations that ship, and what of them differs (published `config.json` files)."""
 
+WHOLE = Layout()
 NEUSIGHT = (*GPT, "bert_large", "opt_13", "switchxl4")
 
 
 @functools.lru_cache(maxsize=64)
-def forward(model: str, batch: int, tokens: int, training: bool) -> Workload:
-    """A `neusight` model: one forward, or the forward and backward of a training step without an optimizer."""
+def forward(model: str, batch: int, tokens: int, training: bool, layout: Layout = WHOLE) -> Workload:
+    """A `neusight` model: one forward, or the forward and backward of a training step without an optimizer.
+
+    `batch` is that of one rank. Of a layout with `tp`, which GPT-2 alone has, or with `dp`, the first rank.
+    """
     module, inputs = _neusight(model, batch, tokens, training)
-    if training:
-        return workload(capture_training(module, (), inputs, optimizer=None, train_mode=True))
-    return workload(capture(module, (), inputs))
+    with fake_ranks(layout.chips) if layout.chips > 1 else contextlib.nullcontext():
+        if layout.tp > 1:
+            if model not in GPT:
+                raise InputError(f"{model} is not divided among GPUs here; {', '.join(GPT)} are")
+            from .megatron import divide
+
+            divide(module, layout.tp)
+        if training:
+            group = gradient_group(layout)
+            return workload(
+                capture_training(module, (), inputs, optimizer=None, train_mode=True, average_over=group)
+            )
+        return workload(capture(module, (), inputs))
 
 
 def _neusight(model: str, batch: int, tokens: int, training: bool) -> tuple[nn.Module, dict[str, Any]]:
@@ -168,13 +188,24 @@ def _even_experts(experts: Any, hidden: Tensor, selected: Tensor, weights: Tenso
     return result.view(hidden.shape)
 
 
+_WHOLE_RULES = ("lm_head", "embed_tokens")
+"""Modules that gpt-fast leaves whole on every GPU."""
+
+
 @functools.lru_cache(maxsize=64)
 def language_model(
-    model: str, batch: int, prompt: int, context: int | None, shards: int, depth: int | None = None
+    model: str,
+    batch: int,
+    prompt: int,
+    context: int | None,
+    shards: int,
+    depth: int | None = None,
+    ranks: int = 1,
 ) -> Workload:
-    """One prefill of `prompt` tokens, or one decode step against `context` tokens, of one of `shards` GPUs, in bf16.
+    """One prefill of `prompt` tokens, or one decode step against `context` tokens, in bf16.
 
-    `depth` builds only the first so many layers.
+    Of `shards` GPUs, the configuration is divided by so many; of `ranks`, the model by its plan, with its exchanges,
+    but for embedding and head. `depth` builds only the first so many layers.
     """
     content = _content(model)
     if depth is not None:
@@ -184,12 +215,14 @@ def language_model(
     transformers = importlib.import_module("transformers")
     config = transformers.AutoConfig.for_model(**content)
     _divide(config, shards)
-    module = build_class(getattr(transformers, content["architectures"][0]), config, torch.bfloat16)
-    if context is None:
-        ready = prepare_model(module, model, "prefill", batch, prompt, None, None)
-    else:
-        ready = prepare_model(module, model, "decode", batch, None, context, None)
-    return workload(capture(ready.model, ready.args, ready.kwargs, kv_cache=ready.kv_cache))
+    module: Any = build_class(getattr(transformers, content["architectures"][0]), config, torch.bfloat16)
+    module._tp_plan = {r: style for r, style in (module._tp_plan or {}).items() if not r.endswith(_WHOLE_RULES)}
+    with divided(module, Layout(tp=ranks), model):
+        if context is None:
+            ready = prepare_model(module, model, "prefill", batch, prompt, None, None)
+        else:
+            ready = prepare_model(module, model, "decode", batch, None, context, None)
+        return workload(capture(ready.model, ready.args, ready.kwargs, kv_cache=ready.kv_cache))
 
 
 def plain_network(model: str, dtype: str, batch: int, length: int, phase: str) -> Workload:
@@ -207,6 +240,15 @@ def plain_network(model: str, dtype: str, batch: int, length: int, phase: str) -
 def layers(model: str) -> int:
     """Layers of a language model."""
     return int(_content(model)["num_hidden_layers"])
+
+
+def width(model: str) -> int:
+    """Hidden size of a model."""
+    if model in GPT:
+        return GPT[model]["n_embd"]
+    known: dict[str, dict[str, Any]] = {"bert_large": BERT, "opt_13": OPT}
+    found = known.get(model) or _content(model)
+    return int(found["hidden_size"])
 
 
 def _content(model: str) -> dict[str, Any]:

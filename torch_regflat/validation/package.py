@@ -1,8 +1,8 @@
 """Measured rows out of an installed `aiconfigurator-core` (Apache-2.0), in the columns of our own formats.
 
 The package has `systems/data/<system>/<operation>/<framework>/<version>/<table>.parquet` with latencies in
-milliseconds. Of each table a sample is taken, the same every time. Left out: sliding windows, and number formats that
-no row of ours can have.
+milliseconds. Of each table a sample is taken, the same every time. Left out: sliding windows, number formats that
+no row of ours can have, and of the all-reduces of serving engines those that were not replayed in a graph.
 """
 
 from __future__ import annotations
@@ -87,6 +87,37 @@ def _moe(record: Record) -> Record:
     }
 
 
+_COLLECTIVES = {"alltoall": "all_to_all"}
+_PCIE = ("L40S", "RTX", "L4", "A100-PCIE", "H100-PCIE", "ARC")
+"""Starts of the names of GPUs that PCIe joins in these tables; links of their own join the others."""
+
+
+def _nccl(record: Record) -> Record:
+    """A collective of NCCL; the table counts elements."""
+    half = record["nccl_dtype"] == "half"
+    kind = record["op_name"]
+    return {
+        "dtype": "fp16" if half else "int8",
+        "collective": _COLLECTIVES.get(kind, kind),
+        "ranks": record["num_gpus"],
+        "bytes": record["message_size"] * (2 if half else 1),
+        "source": f"aic/nccl-{record['version']}",
+    }
+
+
+def _engine(record: Record) -> Record | None:
+    """An all-reduce of a serving engine in a graph, of bfloat16."""
+    if str(record["kernel_source"]).endswith("eager"):
+        return None
+    return {
+        "dtype": "bf16",
+        "collective": "all_reduce",
+        "ranks": record["num_gpus"],
+        "bytes": record["message_size"] * 2,
+        "source": f"aic/engine-{record['framework'].lower()}-{record['version']}",
+    }
+
+
 def _dtype(name: Any) -> str:
     return _DTYPES.get(name, str(name))
 
@@ -98,23 +129,29 @@ TABLES: dict[str, tuple[str, Callable[[Record], Record | None]]] = {
     "encoder_attention_perf": ("attention", _attention("encoder")),
     "generation_mla_perf": ("attention", _latent),
     "moe_perf": ("moe", _moe),
+    "nccl_perf": ("collective", _nccl),
+    "custom_allreduce_perf": ("collective", _engine),
 }
 """Tables that are read: the format they are brought into, and how; None for a row that is left out."""
 
 
-def read_package(sample: int = SAMPLE) -> list[Table]:
-    """A sample of each table of the installed package. Raises `InputError` where it is not installed."""
+def read_package(sample: int = SAMPLE, format_: str | None = None) -> list[Table]:
+    """A sample of each table of the installed package (of one format, where it is named).
+
+    Raises `InputError` where the package is not installed.
+    """
     found = importlib.util.find_spec(PACKAGE)
     if found is None or not found.submodule_search_locations or importlib.util.find_spec("pyarrow") is None:
         raise InputError("--from-package needs the package aiconfigurator-core; pip install 'torch_regflat[validate]'")
-    return read_folder(Path(next(iter(found.submodule_search_locations))) / "systems" / "data", sample)
+    return read_folder(Path(next(iter(found.submodule_search_locations))) / "systems" / "data", sample, format_)
 
 
-def read_folder(data: Path, sample: int = SAMPLE) -> list[Table]:
+def read_folder(data: Path, sample: int = SAMPLE, format_: str | None = None) -> list[Table]:
     """A sample of each table below the folder `data` of the package."""
     if sample < 1:
         raise InputError(f"--sample is {sample}; it must be 1 or more")
-    paths = sorted(path for path in data.glob("*/*/*/*/*.parquet") if path.stem in TABLES)
+    wanted = {name for name, (known, _) in TABLES.items() if format_ in (None, known)}
+    paths = sorted(path for path in data.glob("*/*/*/*/*.parquet") if path.stem in wanted)
     if not paths:
         raise InputError(f"{data} has no tables of this package; known are {', '.join(TABLES)} in parquet files")
     return [_table(path, data, sample) for path in paths]
@@ -124,19 +161,23 @@ def _table(path: Path, data: Path, sample: int) -> Table:
     name, convert = TABLES[path.stem]
     format_ = next(known for known in FORMATS if known.name == name)
     table = Table(str(path.relative_to(data)), format_, (*format_.optional[:1], *format_.columns))
-    system = path.relative_to(data).parts[0]
+    system, _, framework, version, _ = path.relative_to(data).parts
     for line, record in _records(path, sample):
+        record["version"] = record.get("version") or version
+        record["framework"] = record.get("framework") or framework
         made = convert(record)
         if made is not None:
-            _add(table, format_, line, {**made, **_common(record, system)})
+            _add(table, format_, line, {**_common(record, system), **made})
     return table
 
 
 def _common(record: Record, system: str) -> Record:
     kernel = f"-{record['kernel_source']}" if record["op_name"].endswith("attention") else ""
+    gpu = SYSTEMS.get(system, system)
     return {
-        "source": f"aic/{record['framework'].lower()}-{record['version']}{kernel}",
-        "gpu": SYSTEMS.get(system, system),
+        "source": f"aic/{str(record['framework']).lower()}-{record['version']}{kernel}",
+        "gpu": gpu,
+        "over": "PCIe" if gpu.startswith(_PCIE) else "NVLink",
         "latency_us": record["latency"] * 1e3,
     }
 

@@ -5,10 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar, Literal, TypeAlias
 
+from ..workload import CollectiveKind
 from .split import is_held_out, is_test_gpu
 
 Quantity = Literal["latency", "rate", "power"]
 """What was measured: seconds, tokens a second, or watts."""
+
+MIB = 2**20
 
 Shape: TypeAlias = tuple[int | str, ...]
 
@@ -157,6 +160,30 @@ class Convolution(Row):
     @property
     def shape(self) -> tuple[int, int, int, int, int, int, int, int, int, int]:
         return (self.n, self.c, self.h, self.w, self.k, self.r, self.s, self.stride, self.pad_h, self.pad_w)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Exchange(Row):
+    """A collective among GPUs that links or a host join; `over` says which, where a file does.
+
+    `size` are the bytes of the message as NCCL's tests count them: of an all-gather all shards together.
+    """
+
+    collective: CollectiveKind
+    ranks: int
+    size: int
+    over: str
+    kind: ClassVar[str] = "collective"
+
+    @property
+    def shape(self) -> Shape:
+        return (self.collective, self.ranks, self.size)
+
+    @property
+    def group(self) -> str:
+        size = "1 MiB and more" if self.size >= MIB else "below 1 MiB"
+        who = "engines' all-reduce" if self.source.startswith("aic/engine") else "collective"
+        return f"{who}{f' over {self.over}' if self.over else ''}, {size}"
 
 
 @dataclass(frozen=True, kw_only=True)

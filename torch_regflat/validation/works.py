@@ -8,13 +8,16 @@ from typing import TypeAlias
 
 from ..errors import InputError
 from ..hardware.chip import Chip
+from ..interconnect import price
+from ..layout import Layout
 from ..models import plain
 from ..quantized import FORMATS, quantized
 from ..schedule.kernels import Kernel, form_kernels
 from ..schedule.modes import MODES, Mode
 from ..schedule.serving import served
-from ..workload import Workload
+from ..workload import Collective, Workload
 from . import kernels, models, operators
+from .models import WHOLE
 from .rows import Operator, Power, Row, WholeModel
 
 Formats: TypeAlias = tuple[str, str | None]
@@ -34,8 +37,6 @@ QUANTIZED: dict[str, Formats] = {
 }
 """What the data's number formats store weights in and multiply in; the model around is bf16."""
 
-ALL_REDUCE_S = 10e-6
-"""A small all-reduce over NVLink (estimate; NVIDIA's aiconfigurator takes 10 us for the latency between two GPUs)."""
 _METRICS = {"e2e_latency": None, "fw_latency": "forward", "bwall_latency": "backward"}
 
 
@@ -56,17 +57,16 @@ class Part:
 class Work:
     """What a row runs, and what of it is measured.
 
-    `phase` counts only kernels of that phase of a training step; the time is divided by `gpus` and `extra_s` added.
+    `phase` counts only kernels of that phase of a training step; `extra_s` is added.
     """
 
     parts: tuple[Part, ...]
     phase: str | None = None
-    gpus: int = 1
     extra_s: float = 0.0
 
     def seconds(self, kernels_s: float) -> float:
         """The time measured, from that of the kernels that count."""
-        return kernels_s / self.gpus + self.extra_s
+        return kernels_s + self.extra_s
 
 
 def work_of(row: Row, chip: Chip, mode: Mode) -> Work:
@@ -103,18 +103,24 @@ def _model(row: WholeModel, chip: Chip, mode: Mode) -> Work:
         return Work((_plain(row.model, row.dtype, row.batch, row.in_len, row.phase, mode),))
     if row.phase == "decode":
         context = row.in_len + row.out_len // 2
-        part = _language(row.model, row.batch, row.in_len, context, row.n_gpus, None, _formats(row, chip), mode)
-        return Work((part,), extra_s=_all_reduces(row.model, row.n_gpus))
+        part = _language(row.model, row.batch, row.in_len, context, 1, None, _formats(row, chip), mode, row.n_gpus)
+        return Work((part,))
     metric, _, variant = row.metric.partition(":")
     training = row.phase == "train-iteration"
     if metric not in _METRICS or (metric == "bwall_latency" and not training):
         raise InputError(f"{row.place}: column metric is {row.metric!r}; known are {', '.join(_METRICS)}")
-    # Data parallelism divides the batch, tensor parallelism (roughly) the time; one micro-batch fills no pipeline.
-    batch = row.batch // row.n_gpus if variant.startswith("dp") else row.batch
-    gpus = row.n_gpus if variant.startswith("tp") else 1
+    layout = Layout(**{variant[:2]: row.n_gpus}) if variant[:2] in ("tp", "dp") else WHOLE
     chosen = MODES["compiled"] if variant == "fusion" else mode
-    part = _neusight(row.model, batch, row.in_len, training, chosen)
-    return Work((part,), _METRICS[metric] if training else None, gpus)
+    part = _neusight(row.model, row.batch // layout.dp, row.in_len, training, chosen, layout)
+    extra = _handed_on(row, chip, training) if variant.startswith("pp") else 0.0
+    return Work((part,), _METRICS[metric] if training else None, extra)
+
+
+def _handed_on(row: WholeModel, chip: Chip, training: bool) -> float:
+    """One micro-batch fills no pipeline: the stages run one after the other, with what each hands to the next (in
+    training also back) in between."""
+    hidden = row.batch * row.in_len * models.width(row.model) * 4.0
+    return (row.n_gpus - 1) * (2 if training else 1) * price(chip, Collective("send", hidden, 2)).seconds
 
 
 def _served(row: WholeModel, chip: Chip, mode: Mode) -> Work:
@@ -129,11 +135,16 @@ def _served(row: WholeModel, chip: Chip, mode: Mode) -> Work:
     depths = (SHALLOW, DEEP)
     parts = [_language(row.model, batch, row.in_len, context, shards, depth, formats, mode) for depth in depths]
     weighted = (replace(parts[0], weight=1.0 - steps), replace(parts[1], weight=steps))
-    return Work(weighted, extra_s=_all_reduces(row.model, shards))
+    tokens = row.batch * row.in_len if first else row.batch
+    return Work(weighted, extra_s=_all_reduces(row.model, shards, tokens, chip))
 
 
-def _all_reduces(model: str, gpus: int) -> float:
-    return 2 * models.layers(model) * ALL_REDUCE_S if gpus > 1 else 0.0
+def _all_reduces(model: str, gpus: int, tokens: int, chip: Chip) -> float:
+    """Two a layer, of 16-bit hidden states, with the launch of each."""
+    if gpus == 1:
+        return 0.0
+    hidden = Collective("all_reduce", tokens * models.width(model) * 2.0, gpus)
+    return 2 * models.layers(model) * (chip.launch_gap_graph_s + price(chip, hidden).seconds)
 
 
 def _formats(row: Row, chip: Chip) -> Formats | None:
@@ -141,8 +152,8 @@ def _formats(row: Row, chip: Chip) -> Formats | None:
 
 
 @functools.lru_cache(maxsize=64)
-def _neusight(model: str, batch: int, tokens: int, training: bool, mode: Mode) -> Part:
-    return _part(models.forward(model, batch, tokens, training), mode)
+def _neusight(model: str, batch: int, tokens: int, training: bool, mode: Mode, layout: Layout) -> Part:
+    return _part(models.forward(model, batch, tokens, training, layout), mode)
 
 
 @functools.lru_cache(maxsize=64)
@@ -160,8 +171,9 @@ def _language(
     depth: int | None,
     formats: Formats | None,
     mode: Mode,
+    ranks: int = 1,
 ) -> Part:
-    work = models.language_model(model, batch, prompt if context is None else 0, context, shards, depth)
+    work = models.language_model(model, batch, prompt if context is None else 0, context, shards, depth, ranks)
     if formats is not None:
         work = quantized(work, *formats).workload
     return _part(work, mode)

@@ -1,5 +1,5 @@
 // Kernels in time on every chip, coloured by what bounds them; below them waits of the engines, and transfers.
-const LOWER = [["wait", 0.3], ["load", 0.4], ["store", 0.5], ["write-back", 0.6], ["exchange", 0.7]];
+const LOWER = [["wait", 0.28], ["load", 0.36], ["store", 0.44], ["write-back", 0.52], ["exchange", 0.6]];
 
 // Lines of one colour, each from begin to end, with what is said of it and the kernel it belongs to.
 class Strokes {
