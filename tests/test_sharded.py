@@ -13,6 +13,7 @@ from torch_regflat.capture.huggingface import build_class
 from torch_regflat.errors import InputError
 from torch_regflat.layout import Layout
 from torch_regflat.profiler import capture_model, profile_model
+from torch_regflat.report import render
 from torch_regflat.sharded import Sharded, share_of_batch, split
 from torch_regflat.workload import Collective, LoopNest, Operation, Tensor, Workload
 
@@ -111,8 +112,11 @@ def test_all_chips_take_what_each_takes() -> None:
     parallel = one.chips[0].parallel
     assert parallel is not None and parallel.chips == 4
     assert parallel.energy_j == pytest.approx(4 * one.total.energy_j)
-    for text in (one.table(), str(one.result.to_dict())):
-        assert "dp2" in text or "'dp': 2" in text
+    assert "layout: tp2 dp2, 4 chips; the table shows one chip\nall chips: step" in one.table()
+    page = render(one.result, "html", timelines=one.timelines())
+    assert "tp2 dp2, 4 chips" in page
+    both = profile_model(llama(), layout=Layout(tp=2), chips=["h100-sxm", "a100-sxm-80gb"], **options)
+    assert "energy, all chips" in both.table()
     assert type(one.result).from_dict(one.result.to_dict()) == one.result
 
 

@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from .serving.request import profile_request
     from .serving.serve import serve
     from .study.compare import compare
+    from .study.layouts import layouts
     from .study.sweep import sweep
     from .workload import LoopNest, Operand
 
@@ -67,6 +68,7 @@ _PUBLIC = {
     "Operand": ("workload", "Operand"),
     "Tile": ("schedule.tile", "Tile"),
     "Chip": ("hardware.chip", "Chip"),
+    "layouts": ("study.layouts", "layouts"),
     "sweep": ("study.sweep", "sweep"),
     "compare": ("study.compare", "compare"),
     "load_chip": ("hardware.library", "load"),
@@ -104,6 +106,7 @@ __all__ = [
     "__version__",
     "compare",
     "elementwise",
+    "layouts",
     "load_chip",
     "load_result",
     "matmul",

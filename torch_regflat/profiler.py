@@ -579,6 +579,8 @@ class Captured:
 
     def job(self, chip: Chip) -> Job:
         """What is to be priced on a chip. Raises `InputError` for a number format that it does not have."""
+        if len(self.stages) > 1:
+            raise InputError(f"a pipeline of {len(self.stages)} stages is a job each; take jobs()")
         check_dtypes(self.kernels, chip)
         return Job(self.workload, self.kernels, does_it_fit(self.workload, chip, self.weights_bytes))
 

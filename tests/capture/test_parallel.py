@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import functools
 from collections import Counter, defaultdict
 from typing import Any
 
 import pytest
 import torch
 import torch.distributed as dist
+from torch.testing._internal.distributed.fake_pg import FakeStore
 
 from torch_regflat.capture.huggingface import build_class
 from torch_regflat.errors import InputError
 from torch_regflat.layout import Layout
+from torch_regflat.models.gpt4_moe import Gpt4MoeConfig, Gpt4MoeEstimate
 from torch_regflat.profiler import capture_model
 from torch_regflat.workload import Workload
 
@@ -31,22 +34,39 @@ DEEPSEEK = transformers.DeepseekV3Config(
     first_k_dense_replace=1, q_lora_rank=24, kv_lora_rank=32, qk_nope_head_dim=16, qk_rope_head_dim=8, v_head_dim=16,
     vocab_size=256, max_position_embeddings=256,
 )  # fmt: skip
+TIED = transformers.LlamaConfig(**{**LLAMA.to_dict(), "tie_word_embeddings": True})
+GPT_OSS = transformers.GptOssConfig(
+    hidden_size=64, intermediate_size=64, num_hidden_layers=3, num_attention_heads=8, num_key_value_heads=4,
+    head_dim=16, num_local_experts=8, num_experts_per_tok=2, vocab_size=256, max_position_embeddings=256,
+)  # fmt: skip
 MODELS = {
+    "sinks": (transformers.GptOssForCausalLM, GPT_OSS),
+    "tied": (transformers.LlamaForCausalLM, TIED),
     "dense": (transformers.LlamaForCausalLM, LLAMA),
     "experts": (transformers.MixtralForCausalLM, MIXTRAL),
     "latent attention": (transformers.DeepseekV3ForCausalLM, DEEPSEEK),
 }
-WHOLE = ("gate", "q_a_proj", "kv_a_proj_with_mqa", "rotary_emb", "layernorm", "norm")
+WHOLE = ("gate", "router", "embed_positions", "q_a_proj", "kv_a_proj_with_mqa", "rotary_emb", "layernorm", "norm")
 """What every chip of a tensor-parallel group does in full: routers, projections to latents, positions, norms."""
 
 
 def model_of(kind: str) -> torch.nn.Module:
+    if kind == "of our own":
+        with torch.device("meta"):
+            return Gpt4MoeEstimate(Gpt4MoeConfig(256, 64, 96, 2, 8, 8, 2, 256)).to(torch.bfloat16).eval()
     cls, config = MODELS[kind]
     return build_class(cls, config, torch.bfloat16)
 
 
 def captured(kind: str, layout: Layout | None = None, **options: Any) -> Any:
     return capture_model(model_of(kind), layout=layout, **{"phase": "prefill", "batch": 4, "seq_len": 32, **options})
+
+
+@functools.cache
+def workload_of(kind: str, layout: Layout | None = None) -> Workload:
+    """Of a prefill, captured once."""
+    work: Workload = captured(kind, layout).workload
+    return work
 
 
 def flops_by_path(work: Workload) -> dict[str, int]:
@@ -67,6 +87,7 @@ def is_whole(name: str) -> bool:
 LAYOUTS = [
     ("dense", Layout(tp=4)),
     ("dense", Layout(tp=2, dp=2)),
+    ("tied", Layout(tp=4)),
     ("dense", Layout(dp=4)),
     ("experts", Layout(tp=4)),
     ("experts", Layout(tp=4, ep=4)),
@@ -79,12 +100,16 @@ LAYOUTS = [
     ("latent attention", Layout(tp=4)),
     ("latent attention", Layout(tp=2, ep=8, dp=4)),
     ("latent attention", Layout(tp=8, ep=8)),
+    ("sinks", Layout(tp=4)),
+    ("sinks", Layout(tp=2, ep=4, dp=2)),
+    ("of our own", Layout(tp=4)),
+    ("of our own", Layout(tp=2, ep=4, dp=2)),
 ]
 
 
 @pytest.mark.parametrize(("kind", "layout"), LAYOUTS, ids=lambda value: str(value))
 def test_all_ranks_together_do_the_work_of_the_whole_model(kind: str, layout: Layout) -> None:
-    whole, own = (flops_by_path(captured(kind, chosen).workload) for chosen in (None, layout))
+    whole, own = (flops_by_path(workload_of(kind, chosen)) for chosen in (None, layout))
     assert whole.keys() == own.keys()
     for path, flops in own.items():
         ranks = layout.dp if is_whole(path) else layout.tp * layout.dp
@@ -93,13 +118,14 @@ def test_all_ranks_together_do_the_work_of_the_whole_model(kind: str, layout: La
 
 @pytest.mark.parametrize(("kind", "layout"), LAYOUTS, ids=lambda value: str(value))
 def test_all_ranks_together_hold_the_weights_of_the_whole_model(kind: str, layout: Layout) -> None:
-    whole, own = (weights_by_name(captured(kind, chosen).workload) for chosen in (None, layout))
+    whole, own = (weights_by_name(workload_of(kind, chosen)) for chosen in (None, layout))
     assert whole.keys() == own.keys()
     for name, nbytes in own.items():
         if ".experts." in name and layout.ep > 1:
             assert nbytes * layout.tp * layout.dp == whole[name], name
         else:
-            assert nbytes * (1 if is_whole(name) else layout.tp) == whole[name], name
+            added_once = name.endswith(("o_proj.bias", "down_proj_bias"))  # after partial sums are added up
+            assert nbytes * (1 if is_whole(name) or added_once else layout.tp) == whole[name], name
 
 
 @pytest.mark.parametrize("phase", ["prefill", "decode"])
@@ -125,7 +151,7 @@ def test_layers_are_traced_once_and_copied() -> None:
 
 def test_tokens_travel_to_their_experts_and_back() -> None:
     layout = Layout(tp=2, ep=4, dp=2)
-    work = captured("experts", layout).workload
+    work = workload_of("experts", layout)
     sent = [op.collective for op in work if op.collective and op.path == "model.layers.0.mlp.experts"]
     copies = 4 // layout.dp * 32 // layout.tp * MIXTRAL.num_experts_per_tok
     there, back, gathered = sent
@@ -145,7 +171,7 @@ def test_tokens_travel_to_their_experts_and_back() -> None:
     ids=lambda value: str(value),
 )
 def test_slices_of_one_expert_are_added_up(layout: Layout, kinds: list[str]) -> None:
-    work = captured("experts", layout).workload
+    work = workload_of("experts", layout)
     sent = [op.collective for op in work if op.collective and op.path == "model.layers.0.mlp.experts"]
     assert [exchange.kind for exchange in sent if exchange] == kinds
 
@@ -191,6 +217,24 @@ def test_tensor_parallel_training_reduces_forward_and_backward() -> None:
 def test_a_process_group_is_there_only_meanwhile() -> None:
     captured("dense", Layout(tp=2))
     assert not dist.is_initialized()
+
+
+def test_a_fake_process_group_that_is_there_is_used() -> None:
+    dist.init_process_group("fake", store=FakeStore(), rank=0, world_size=4)
+    try:
+        captured("dense", Layout(tp=4))
+        assert dist.is_initialized()
+        with pytest.raises(InputError, match="a process group of 4 ranks is initialized, and the layout has 2 chips"):
+            captured("dense", Layout(tp=2))
+    finally:
+        dist.destroy_process_group()
+
+
+def test_layouts_one_after_the_other_have_groups_of_their_own() -> None:
+    """DTensor remembers placements by mesh, and equal meshes of other process groups are equal to it."""
+    for layout in (Layout(tp=2, ep=2), Layout(tp=2, dp=2), Layout(tp=2), Layout(tp=2, ep=4, dp=2)):
+        work = captured("experts", layout).workload
+        assert {op.collective.ranks for op in work if op.collective} <= {2, layout.ep}
 
 
 def test_the_model_is_left_as_it_was() -> None:

@@ -10,7 +10,8 @@ import torch
 import torch.distributed as dist
 from torch import nn
 from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.fsdp import fully_shard
+from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
+from torch.distributed.tensor import DTensor
 from torch.distributed.tensor.parallel import (
     ColwiseParallel,
     PrepareModuleInput,
@@ -109,6 +110,16 @@ def test_nothing_of_the_whole_leaks_into_the_graph(mesh: Any) -> None:
     assert not dead
 
 
+def test_the_graph_computes_what_this_rank_computes(mesh: Any) -> None:
+    """On the fake process group both leave partial sums as they are."""
+    torch.manual_seed(0)
+    model, x = tensor_parallel(net("cpu"), mesh), torch.randn(2, 8, 64)
+    graph = capture(model, (x,))
+    (found,) = torch.fx.Interpreter(graph).run(x)
+    with torch.no_grad():
+        torch.testing.assert_close(found, model(x))
+
+
 def test_repeated_blocks_are_run_once(mesh: Any) -> None:
     graph = capture(tensor_parallel(net(), mesh), (X,))
     copied = {n.meta["module_path"].split(".")[1] for n in graph.graph.nodes if "template" in n.meta}
@@ -167,6 +178,25 @@ def _quiet() -> Any:
     return contextlib.nullcontext()
 
 
+def test_collectives_that_really_run_are_recorded_beside(mesh: Any) -> None:
+    model = nn.Linear(64, 64)
+    with regflat.profiling(model, chip="h100-sxm") as p:
+        y = model(torch.zeros(2, 64))
+        dist.all_reduce(y, group=mesh["tp"].get_group())
+        y = y * 2
+    (reduced,) = [op for op in p.profile.workload if op.collective]
+    assert reduced.collective == Collective("all_reduce", 2 * 64 * 4.0, RANKS, stride=1)
+    read = next(op for op in p.profile.workload if op.target.startswith("aten.mul"))
+    assert read.inputs == reduced.outputs
+
+
+def test_dtensors_that_really_run_are_refused(mesh: Any) -> None:
+    model = tensor_parallel(net("cpu"), mesh)
+    said = "operators on DTensors cannot be recorded while they run; pass the module to profile()"
+    with pytest.raises(regflat.CaptureError, match=said), regflat.profiling(model, chip="h100-sxm"):
+        model(torch.zeros(2, 8, 64))
+
+
 def test_what_cannot_be_captured_says_what_can(mesh: Any) -> None:
     def function(x: torch.Tensor) -> torch.Tensor:
         parts = [torch.empty_like(x) for _ in range(2 * RANKS)] if dist.get_rank() == 0 else None
@@ -185,6 +215,44 @@ def test_profile_prices_the_links(mesh: Any) -> None:
     assert link.traffic_bytes == sum(kernel.traffic_bytes[link.name] for kernel in kernels) > 0
     assert link.energy_j == pytest.approx(sum(kernel.memory_energy_j[link.name] for kernel in kernels))
     assert sum(row.energy_j for row in prof.chips[0].rows("layer")) == pytest.approx(prof.total.energy_j)
+
+
+def test_dtensors_come_in_and_go_out(mesh: Any) -> None:
+    model = net()
+    for block in model.layers:
+        plan = {"up": ColwiseParallel(use_local_output=False), "down": RowwiseParallel(use_local_output=False)}
+        norm = SequenceParallel(sequence_dim=0, use_local_output=False)
+        parallelize_module(block, mesh["tp"], {"norm": norm, **plan})
+    whole = DTensor.from_local(torch.empty(2, 8, 64, device="meta"), mesh["tp"], [Replicate()], run_check=False)
+    graph, alone = (capture(model, (whole,), repeats=repeats) for repeats in (True, False))
+    (given,) = [n for n in graph.graph.nodes if n.op == "placeholder"]
+    assert tuple(given.meta["val"].shape) == (2, 8, 64)
+    assert [str(n.target) for n in graph.graph.nodes] == [str(n.target) for n in alone.graph.nodes]
+    assert exchanges(graph) == exchanges(alone)
+
+
+class Attention(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.q, self.k, self.v, self.o = (nn.Linear(64, 64) for _ in range(4))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        batch, tokens, _ = x.shape
+        q, k, v = (f(x).view(batch, tokens, -1, 8).transpose(1, 2) for f in (self.q, self.k, self.v))
+        mixed = nn.functional.scaled_dot_product_attention(q, k, v, is_causal=True)
+        return self.o(mixed.transpose(1, 2).reshape(batch, tokens, -1))
+
+
+@pytest.mark.parametrize("use_local", [True, False])
+def test_attention_stays_whole(mesh: Any, use_local: bool) -> None:
+    with torch.device("meta"):
+        model = Attention().eval()
+    heads = {name: ColwiseParallel(use_local_output=use_local) for name in "qkv"}
+    parallelize_module(model, mesh["tp"], {**heads, "o": RowwiseParallel()})
+    work = workload(capture(model, (X,)))
+    (attention,) = [op for op in work if "scaled_dot_product_attention" in op.target]
+    assert attention.shapes.split()[0] == "2x2x8x8"  # 2 of 8 heads
+    assert [op.collective.kind for op in work if op.collective] == ["all_reduce"]
 
 
 def phases(graph: torch.fx.GraphModule, kind: str) -> list[tuple[str, float]]:
@@ -215,6 +283,21 @@ def test_fsdp_training_gathers_and_scatters(mesh: Any, device: str) -> None:
     assert updated == 3 * block / RANKS
     gathered = {t for op in work if "split_with_sizes_copy" in op.target for t in op.outputs}
     assert all(gathered & set(op.inputs) for op in work if op.target == "aten.addmm.default")
+
+
+def test_fsdp_over_two_dimensions_adds_up_over_both(mesh: Any) -> None:
+    """Hybrid: shards within 4 ranks, which are 1 apart, copies over 2, which are 4 apart; reduced in float32."""
+    block = sum(p.numel() for p in Block().parameters())
+    policy = MixedPrecisionPolicy(param_dtype=torch.bfloat16, reduce_dtype=torch.float32)
+    model = net()
+    for part in (*model.layers, model):
+        fully_shard(part, mesh=mesh, mp_policy=policy)
+    found = [op.collective for op in workload(capture_training(model, (X,))) if op.collective]
+    assert set(found) == {
+        Collective("all_gather", block * 2 / RANKS, RANKS, 1),
+        Collective("reduce_scatter", block * 4.0, RANKS, 1),
+        Collective("all_reduce", block * 4 / RANKS, 2, RANKS),
+    }
 
 
 def test_fsdp_is_left_as_it_was(mesh: Any) -> None:

@@ -95,17 +95,18 @@ class TestGpt4MoeEstimate:
 
     def test_experts_are_those_the_router_chose(self) -> None:
         torch.manual_seed(0)
-        experts = Gpt4MoeEstimate(self.SMALL).eval().layers[0].mlp
+        mixture = Gpt4MoeEstimate(self.SMALL).eval().layers[0].mlp
+        experts = mixture.experts
         rows = torch.randn(5, 32)
         with torch.inference_mode():
-            scores, chosen = torch.topk(experts.router(rows).softmax(-1), 2)
+            scores, chosen = torch.topk(mixture.router(rows).softmax(-1), 2)
             expected = torch.stack(
                 [
                     sum(
-                        weight * (torch.nn.functional.gelu(row @ experts.up_proj[expert]) @ experts.down_proj[expert])
+                        weight * (experts.down_proj[expert] @ torch.nn.functional.gelu(experts.up_proj[expert] @ row))
                         for weight, expert in zip(scores[index], chosen[index], strict=True)
                     )
                     for index, row in enumerate(rows)
                 ]
             )
-            torch.testing.assert_close(experts(rows), expected)
+            torch.testing.assert_close(mixture(rows), expected)

@@ -59,6 +59,19 @@ def with_local(tensor: Any, held: torch.Tensor) -> torch.Tensor:
     return made
 
 
+def from_local(held: torch.Tensor, like: Any) -> torch.Tensor:
+    """A DTensor of what this rank holds, spread over the mesh of another as that one is."""
+    made: torch.Tensor = type(like).from_local(held, like.device_mesh, like.placements, run_check=False)
+    return made
+
+
+def spread_by_head(tensors: Any) -> bool:
+    """Whether queries, keys and values are DTensors that are all divided alike, by sequence of a batch or by head."""
+    if not all(map(is_dtensor, tensors)) or len({(t.device_mesh, t.placements) for t in tensors}) > 1:
+        return False
+    return all(p.is_replicate() or p.is_shard(0) or p.is_shard(1) for p in tensors[0].placements)
+
+
 def respread(tensor: Any, like: Any) -> torch.Tensor:
     """A DTensor spread as another one is."""
     if tensor.placements == like.placements:

@@ -99,6 +99,7 @@ def _all_to_all(recorder: Recorder, given: dict[str, Any], group: Any) -> None:
     sends = given["input_split_sizes"] or [tensor.shape[0] // size] * size
     func = _functional.all_to_all_single.default
     # It has no version that writes into a tensor, so the tensor counts as made by it from here on.
+    recorder.node(out)
     nodes = (recorder.node(tensor), list(receives), list(sends), group_name(group))
     recorder.append(func, op_info(func), nodes, {}, recorder.twin(out))
 

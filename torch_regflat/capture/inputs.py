@@ -10,6 +10,7 @@ import torch
 from torch.utils import _pytree as pytree
 
 from . import state
+from ._torch_distributed import is_dtensor, local, with_local
 
 if TYPE_CHECKING:
     from .recorder import Recorder
@@ -65,6 +66,8 @@ class Inputs:
         return pytree.tree_unflatten(replaced, spec)
 
     def _tensor(self, name: str, tensor: torch.Tensor) -> torch.Tensor:
+        if is_dtensor(tensor):
+            return with_local(tensor, self._tensor(name, local(tensor)))
         twin = self._twins.get(id(tensor))
         if twin is None:
             self._twins[id(tensor)] = twin = self._recorder.twins.make(tensor)

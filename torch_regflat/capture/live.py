@@ -15,7 +15,9 @@ import torch
 from torch.fx import GraphModule, Node
 from torch.utils import _pytree as pytree
 
+from ..errors import CaptureError
 from . import state
+from ._torch_distributed import is_dtensor_type
 from ._torch_private import (
     OpInfo,
     StorageReference,
@@ -28,6 +30,7 @@ from ._torch_private import (
     storage_key,
     whole_operators,
 )
+from .collectives import record as record_exchange
 from .inputs import is_cache
 from .names import attribute_name
 from .recorder import Recorder
@@ -130,9 +133,19 @@ class LiveRecorder(Recorder):  # type: ignore[no-untyped-call]
         kwargs = kwargs or {}
         if active_handler() is not self or not isinstance(func, torch._ops.OpOverload):
             return func(*args, **kwargs)  # of another recording inside this one
+        if any(map(is_dtensor_type, types)):
+            raise CaptureError(
+                f"{self.here()}: operators on DTensors cannot be recorded while they run; pass the module to "
+                "profile(), which captures it as it is divided"
+            )
         if any(map(has_own_dispatch, types)):
             return NotImplemented  # the subclass first, then what it is made of
         info = op_info(func)
+        if info.exchanges and func.namespace == "c10d":
+            done = func(*args, **kwargs)
+            with self.paused():
+                record_exchange(self, func, args, kwargs)
+            return done
         if info.returns_value or func is torch.ops.aten.detach_.default:
             return func(*args, **kwargs)
         with self.paused():
@@ -145,6 +158,13 @@ class LiveRecorder(Recorder):  # type: ignore[no-untyped-call]
         with self.paused():
             self._note_call(func, info, node_args, node_kwargs, out)
         return out
+
+    def call(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Record an exchange that was done already, by another operator; it wrote `out`, or its first argument."""
+        written = kwargs.get("out", args[0])
+        nodes = self._nodes(args), self._nodes(kwargs)
+        self._note_call(func, op_info(func), *nodes, written)
+        return written
 
     def _note_call(self, func: Any, info: OpInfo, args: Any, kwargs: Any, out: Any) -> None:
         if not info.writes and isinstance(out, torch.Tensor) and self.known(out) is not None:

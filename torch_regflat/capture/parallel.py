@@ -23,13 +23,27 @@ from .dispatch import Groups, install
 
 ADDED_RULES: dict[str, dict[str, str]] = {
     "deepseek_v3": {
-        f"layers.*.self_attn.{name}": style
-        for style, names in (("colwise", ("q_proj", "q_b_proj", "kv_b_proj")), ("rowwise", ("o_proj",)))
-        for name in names
+        "layers.*.self_attn.q_proj": "colwise",
+        "layers.*.self_attn.q_b_proj": "colwise",
+        "layers.*.self_attn.kv_b_proj": "colwise",
+        "layers.*.self_attn.o_proj": "rowwise",
+    },
+    "gpt_oss": {
+        "embed_tokens": "embedding_rowwise",
+        "layers.*.self_attn.q_proj": "colwise",
+        "layers.*.self_attn.k_proj": "colwise",
+        "layers.*.self_attn.v_proj": "colwise",
+        "layers.*.self_attn.sinks": "colwise",
+        "layers.*.self_attn": "local_params",
+        "layers.*.self_attn.o_proj": "rowwise",
+        "layers.*.mlp.experts.gate_up_proj": "rowwise",  # stored transposed
+        "layers.*.mlp.experts.gate_up_proj_bias": "rowwise",
+        "layers.*.mlp.experts.down_proj": "colwise",
+        "layers.*.mlp.experts": "moe_tp_experts",
     },
 }
 """By model_type, rules that transformers' own plan lacks: its DeepSeek-V3 leaves attention whole on every rank, while
-its DeepSeek-V3.2 has these, and every serving engine divides the heads."""
+its DeepSeek-V3.2 has these; its GPT-OSS divides only the head. Every serving engine divides all of these."""
 
 WORTH_SAYING = 0.0005
 """Share of the weight bytes from which on it is said that they stay whole; norms alone are less."""
@@ -78,7 +92,8 @@ class Plan:
         self.config = _text_config(model)
         self.tp_rules, self.ep_rules = _rules(model, "tp_plan"), _rules(model, "ep_plan")
         if self.tp_rules:
-            prefix = f"{model.base_model_prefix}." if model is not getattr(model, "base_model", model) else ""
+            base: Any = getattr(model, "base_model_prefix", "")
+            prefix = f"{base}." if model is not getattr(model, "base_model", model) else ""
             for rule, style in ADDED_RULES.get(getattr(self.config, "model_type", ""), {}).items():
                 self.tp_rules.setdefault(f"{prefix}{rule}", style)
         if not train:
@@ -131,8 +146,11 @@ class Plan:
             mesh = Mesh((self.layout.pp, self.layout.dp, self.layout.tp)).along(2)
             tied = _tied(model)
             if tied is not None:
-                tp_rules = {**tp_rules, tied: "embedding_rowwise"}
-            transformers.apply_tensor_parallelism(model, mesh, model._expand_parallel_plan(tp_rules))
+                tp_rules = {**tp_rules, tied[0]: "embedding_rowwise"}
+            plan = expanded(model, tp_rules)
+            if tied is not None:  # divided once, as the embedding's
+                plan.pop(f"{tied[1]}.weight", None)
+            transformers.apply_tensor_parallelism(model, mesh, plan)
             if tied is not None:
                 model.get_output_embeddings().weight = model.get_input_embeddings().weight
         if self.layout.ep > 1:
@@ -143,8 +161,8 @@ class Plan:
         groups = Groups.of(self.layout, _experts(self.config))
         same = self.layout.expert_tp
         within = Mesh((self.layout.pp, self.layout.ep, same)).along(2) if same > 1 else None
-        slices = model._expand_parallel_plan(self.tp_rules)
-        for name, style in model._expand_parallel_plan(self.ep_rules).items():
+        slices = expanded(model, self.tp_rules)
+        for name, style in expanded(model, self.ep_rules).items():
             owner, _, parameter = name.rpartition(".")
             if style == "ep_dispatch_experts":
                 install(model.get_submodule(name), groups)
@@ -168,8 +186,27 @@ def _check_divides(degree: str, value: int, counts: dict[str, int], name: str) -
             )
 
 
+def expanded(model: nn.Module, rules: dict[str, str]) -> dict[str, str]:
+    """Rules for layers (`layers.*.mlp`) as one for each module and parameter; parameters before their module."""
+    found: dict[str, str] = {}
+    for name, module in model.named_modules():
+        own = rules.get(_starred(name))
+        for parameter, _ in module.named_parameters(recurse=False):
+            full = f"{name}.{parameter}" if name else parameter
+            style = rules.get(_starred(full), own)
+            if style is not None:
+                found[full] = style
+        if own is not None:
+            found[name] = own
+    return found
+
+
+def _starred(name: str) -> str:
+    return re.sub(r"\.\d+(?=\.|$)", ".*", name)
+
+
 def _rules(model: Any, name: str) -> dict[str, str]:
-    return dict(getattr(model, name, None) or {}) if hasattr(model, "_expand_parallel_plan") else {}
+    return dict(getattr(model, name, None) or {})
 
 
 def _text_config(model: Any) -> Any:
@@ -185,12 +222,13 @@ def _experts(config: Any) -> int:
     return 0
 
 
-def _tied(model: Any) -> str | None:
-    """The name of an embedding whose weights are those of the output layer too."""
+def _tied(model: Any) -> tuple[str, str] | None:
+    """The names of an embedding and of an output layer that have the same weights."""
     inputs, outputs = model.get_input_embeddings(), model.get_output_embeddings()
     if outputs is None or inputs is None or outputs.weight is not inputs.weight:
         return None
-    return next((name for name, module in model.named_modules() if module is inputs), None)
+    names = {id(module): name for name, module in model.named_modules()}
+    return names[id(inputs)], names[id(outputs)]
 
 
 def _weights(model: nn.Module) -> dict[str, int]:
@@ -205,7 +243,7 @@ def _left_whole(model: nn.Module, before: dict[str, int], layout: Layout) -> tup
         whole = before.get(name, 0)
         held = local(parameter)
         if whole and held.numel() * held.dtype.itemsize >= whole:
-            key = re.sub(r"\.\d+(?=\.)", ".*", name).rpartition(".")[0]
+            key = _starred(name).rpartition(".")[0]
             shares[key] = shares.get(key, 0) + whole
     rest = sum(shares.values()) / total if total else 0.0
     if rest < WORTH_SAYING or layout.tp == 1:

@@ -11,11 +11,13 @@ import copy
 import functools
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, nullcontext
+from contextvars import ContextVar
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from ._torch_distributed import local
 from ._torch_private import parameters_replaced
 from .hints import Hints
 from .record import capture_with_result
@@ -31,6 +33,38 @@ def run_prefill(model: nn.Module, kwargs: dict[str, Any], hints: Hints | None = 
     A model in real memory is neither moved nor changed: its parameters and buffers are stood in for. `hints` answer
     for values that only real numbers would give (see `capture.hints`).
     """
+    shared = _shared.get()
+    if shared is None:
+        return _run(model, kwargs, hints)
+    key = _alike(model, kwargs)
+    if key not in shared:
+        shared[key] = _run(model, kwargs, hints)
+    return shared[key]
+
+
+@contextmanager
+def sharing() -> Iterator[None]:
+    """Within this, a prefill is run once for all layouts of a model that divide its attention alike.
+
+    Experts, whose weights are stacked, put nothing into a cache.
+    """
+    token = _shared.set({})
+    try:
+        yield
+    finally:
+        _shared.reset(token)
+
+
+_shared: ContextVar[dict[_Key, Any] | None] = ContextVar("shared prefills", default=None)
+
+
+def _alike(model: nn.Module, kwargs: dict[str, Any]) -> _Key:
+    weights = tuple(local(p).shape for p in model.parameters() if p.dim() < 3)
+    given = ((name, v.shape if isinstance(v, Tensor) else repr(v)) for name, v in kwargs.items())
+    return id(model), weights, *given
+
+
+def _run(model: nn.Module, kwargs: dict[str, Any], hints: Hints | None) -> Any:
     try:
         with torch.inference_mode(), replaced(), skip_repeated_layers(model), stood_in(model):
             return model(**kwargs)

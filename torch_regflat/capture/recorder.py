@@ -14,7 +14,7 @@ from torch.utils import _pytree as pytree
 
 from ..errors import CaptureError
 from . import higher_order, state
-from ._torch_distributed import is_dtensor, is_dtensor_type, local
+from ._torch_distributed import from_local, is_dtensor, is_dtensor_type, local, spread_by_head
 from ._torch_private import (
     OpInfo,
     TorchDispatchMode,
@@ -135,6 +135,10 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         for tensor in pytree.tree_leaves((args, kwargs)):
             if is_dtensor(tensor):
                 self._own_local(tensor)
+        if func is _ATTENTION and spread_by_head(args[:3]):
+            # DTensor would take it apart; heads have nothing to do with each other.
+            out = self.call(func, (*map(local, args[:3]), *args[3:]), kwargs)
+            return from_local(out, args[0])
         self._handing_on = True
         self.unwrapping += 1
         try:

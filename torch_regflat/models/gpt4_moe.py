@@ -9,7 +9,7 @@ reported is taken from GPT-2: learned positions, GELU, layer norm before each bl
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -67,14 +67,14 @@ class Attention(nn.Module):
 
     def __init__(self, config: Gpt4MoeConfig, layer_idx: int) -> None:
         super().__init__()
-        self.heads, self.layer_idx = config.num_attention_heads, layer_idx
+        self.head_dim, self.layer_idx = config.hidden_size // config.num_attention_heads, layer_idx
         self.qkv_proj = nn.Linear(config.hidden_size, 3 * config.hidden_size, bias=False)
         self.o_proj = nn.Linear(config.hidden_size, config.hidden_size, bias=False)
 
     def forward(self, hidden: Tensor, past_key_values: KVCache | None) -> Tensor:
-        batch, tokens, width = hidden.shape
+        batch, tokens, _ = hidden.shape
         query, key, value = (
-            part.view(batch, tokens, self.heads, -1).transpose(1, 2) for part in self.qkv_proj(hidden).split(width, -1)
+            part.view(batch, tokens, -1, self.head_dim).transpose(1, 2) for part in self.qkv_proj(hidden).chunk(3, -1)
         )
         if past_key_values is not None:
             key, value = past_key_values.layers[self.layer_idx].update(key, value)
@@ -84,38 +84,53 @@ class Attention(nn.Module):
         mask = query.new_ones(tokens, tokens + cached, dtype=torch.bool).tril(cached) if cached and tokens > 1 else None
         is_whole = tokens > 1 and not cached
         mixed = F.scaled_dot_product_attention(query, key, value, attn_mask=mask, is_causal=is_whole)
-        out: Tensor = self.o_proj(mixed.transpose(1, 2).reshape(batch, tokens, width))
+        out: Tensor = self.o_proj(mixed.transpose(1, 2).reshape(batch, tokens, -1))
         return out
 
 
 class Experts(nn.Module):
-    """Routed feed-forward: each token goes to its best `num_experts_per_tok` of `num_local_experts` experts.
+    """All experts of a layer: a feed-forward each, with two matrices.
 
     Token copies are sorted by expert, so that all experts are two grouped products: rows `[tokens * k, hidden]`
-    against weights `[experts, hidden, intermediate]` and back.
+    against weights `[experts, intermediate, hidden]` and back.
     """
 
     def __init__(self, config: Gpt4MoeConfig) -> None:
         super().__init__()
-        experts, hidden, inner = config.num_local_experts, config.hidden_size, config.intermediate_size
-        self.experts, self.top_k = experts, config.num_experts_per_tok
-        self.router = nn.Linear(hidden, experts, bias=False)
-        self.up_proj = nn.Parameter(torch.empty(experts, hidden, inner))
-        self.down_proj = nn.Parameter(torch.empty(experts, inner, hidden))
+        self.num_experts, hidden, inner = config.num_local_experts, config.hidden_size, config.intermediate_size
+        self.up_proj = nn.Parameter(torch.empty(self.num_experts, inner, hidden))
+        self.down_proj = nn.Parameter(torch.empty(self.num_experts, hidden, inner))
         if not self.up_proj.is_meta:
             nn.init.normal_(self.up_proj, std=0.02)
             nn.init.normal_(self.down_proj, std=0.02)
 
+    def forward(self, rows: Tensor, chosen: Tensor, scores: Tensor) -> Tensor:
+        """rows `[tokens, hidden]`; chosen experts and their scores `[tokens, k]`."""
+        expert, order = torch.sort(chosen.reshape(-1))
+        counts = torch.histc(expert.float(), bins=self.num_experts, min=0, max=self.num_experts - 1)
+        ends = counts.cumsum(0, dtype=torch.int32)
+        copies = rows[order // chosen.shape[-1]]
+        inner = F.gelu(F.grouped_mm(copies, self.up_proj.transpose(1, 2), offs=ends))
+        out = F.grouped_mm(inner, self.down_proj.transpose(1, 2), offs=ends)
+        out = out * scores.reshape(-1)[order].unsqueeze(-1)
+        mixed: Tensor = torch.empty_like(out).index_copy_(0, order, out)
+        return mixed.view(*chosen.shape, -1).sum(1)
+
+
+class Mixture(nn.Module):
+    """Routed feed-forward: each token goes to its best `num_experts_per_tok` of `num_local_experts` experts."""
+
+    def __init__(self, config: Gpt4MoeConfig) -> None:
+        super().__init__()
+        self.top_k = config.num_experts_per_tok
+        self.router = nn.Linear(config.hidden_size, config.num_local_experts, bias=False)
+        self.experts = Experts(config)
+
     def forward(self, hidden: Tensor) -> Tensor:
         rows = hidden.reshape(-1, hidden.shape[-1])
         scores, chosen = torch.topk(self.router(rows).softmax(-1), self.top_k, dim=-1)
-        expert, order = torch.sort(chosen.reshape(-1))
-        counts = torch.histc(expert.float(), bins=self.experts, min=0, max=self.experts - 1)
-        ends = counts.cumsum(0, dtype=torch.int32)
-        inner = F.gelu(F.grouped_mm(rows[order // self.top_k], self.up_proj, offs=ends))
-        out = F.grouped_mm(inner, self.down_proj, offs=ends) * scores.reshape(-1)[order].unsqueeze(-1)
-        mixed: Tensor = torch.empty_like(out).index_copy_(0, order, out)
-        return mixed.view(*chosen.shape, -1).sum(1).view(hidden.shape)
+        mixed: Tensor = self.experts(rows, chosen, scores)
+        return mixed.view(hidden.shape)
 
 
 class Layer(nn.Module):
@@ -126,7 +141,7 @@ class Layer(nn.Module):
         self.attention_norm = nn.LayerNorm(config.hidden_size)
         self.self_attn = Attention(config, layer_idx)
         self.mlp_norm = nn.LayerNorm(config.hidden_size)
-        self.mlp = Experts(config)
+        self.mlp = Mixture(config)
 
     def forward(self, hidden: Tensor, past_key_values: KVCache | None = None) -> Tensor:
         hidden = hidden + self.self_attn(self.attention_norm(hidden), past_key_values)
@@ -138,6 +153,21 @@ class Gpt4MoeEstimate(nn.Module):
     """Causal language model; token ids `[batch, tokens]` in, logits `[batch, tokens, vocabulary]` and the cache out."""
 
     main_input_name = "input_ids"
+    tp_plan: ClassVar = {
+        "embed_tokens": "embedding_rowwise",
+        "layers.*.self_attn.qkv_proj": "colwise",  # a rank has its heads' part of each of the three
+        "layers.*.self_attn.o_proj": "rowwise",
+        "layers.*.mlp.experts.up_proj": "colwise",
+        "layers.*.mlp.experts.down_proj": "rowwise",
+        "layers.*.mlp.experts": "moe_tp_experts",
+        "lm_head": "colwise_gather_output",
+    }
+    ep_plan: ClassVar = {
+        "layers.*.mlp.experts.up_proj": "grouped_gemm",
+        "layers.*.mlp.experts.down_proj": "grouped_gemm",
+        "layers.*.mlp.experts": "ep_dispatch_experts",
+    }
+    """How it is divided among chips, in the styles of transformers."""
 
     def __init__(self, config: Gpt4MoeConfig | dict[str, Any] | None = None) -> None:
         super().__init__()
@@ -151,6 +181,12 @@ class Gpt4MoeEstimate(nn.Module):
 
     def can_generate(self) -> bool:
         return True
+
+    def get_input_embeddings(self) -> nn.Embedding:
+        return self.embed_tokens
+
+    def get_output_embeddings(self) -> nn.Linear:
+        return self.lm_head
 
     def forward(
         self,

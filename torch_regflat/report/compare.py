@@ -155,6 +155,9 @@ def lines_of(chips: Sequence[ChipResult]) -> list[Line]:
         _amount(chips, "average power", "W", _power),
         _amount(chips, "external traffic", "B", lambda c: c.levels[-1].traffic_bytes if c.levels else None),
     ]
+    if any(chip.parallel for chip in chips):
+        lines.append(_amount(chips, "step, all chips", "s", lambda c: c.parallel.step_s if c.parallel else None))
+        lines.append(_amount(chips, "energy, all chips", "J", lambda c: c.parallel.energy_j if c.parallel else None))
     if any(chip.links for chip in chips):
         lines.append(_amount(chips, "sent to other chips", "B", _sent))
     lines += [

@@ -61,7 +61,9 @@ class Kernel:
 
 
 def _short(op: Operation) -> str:
-    return op.collective.kind if op.collective is not None else op.target.removeprefix("aten.").split(".")[0]
+    if op.collective is not None:
+        return op.collective.kind
+    return op.target.removeprefix("aten.").removeprefix("regflat.").split(".")[0]
 
 
 def form_kernels(workload: Workload, mode: Mode = GRAPH) -> list[Kernel]:

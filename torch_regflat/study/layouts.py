@@ -20,6 +20,8 @@ from .. import pipeline
 from ..capture._torch_distributed import fake_ranks
 from ..capture.huggingface import build, resolve
 from ..capture.parallel import check_layout
+from ..capture.prefill import sharing
+from ..capture.record import no_collection
 from ..capture.thin import Thin
 from ..errors import InputError
 from ..hardware.chip import Chip
@@ -35,7 +37,7 @@ from ..sharded import SEND, even, share_of_batch, split, unit_of
 from ..workload import Operation, Workload
 from .progress import counted
 
-TOGETHER = 16
+TOGETHER = 48
 """Layouts priced at once: equal kernels of all are priced once."""
 
 
@@ -90,7 +92,7 @@ def layouts(
     if not wanted:
         raise InputError(f"no layout of {chips} chips divides {name} with a batch of {batch}")
     found: list[LayoutCost] = []
-    with fake_ranks(chips), counted("layouts", len(wanted), progress) as step:
+    with no_collection(), fake_ranks(chips), sharing(), counted("layouts", len(wanted), progress) as step:
         for start in range(0, len(wanted), TOGETHER):
             some = []
             for layout in wanted[start : start + TOGETHER]:

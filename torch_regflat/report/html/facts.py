@@ -86,6 +86,18 @@ def heading(result: Result) -> Heading:
     )
 
 
+def _of_all_chips(chip: ChipResult) -> tuple[tuple[str, str], ...]:
+    """Of a model divided among chips, its layout and what a step takes on all of them."""
+    p = chip.parallel
+    if p is None:
+        return ()
+    return (
+        ("layout", f"{p}, {p.chips} chips"),
+        ("a step, all chips", format_si(p.step_s, "s")),
+        ("its energy, all chips", format_si(p.energy_j, "J")),
+    )
+
+
 def card(chip: ChipResult, result: Result) -> Card:
     total, first = chip.total, result.chips[0]
     power = total.energy_j / total.latency_s if total.latency_s else 0.0
@@ -108,6 +120,7 @@ def card(chip: ChipResult, result: Result) -> Card:
             ("bound by, mostly", total.bound_by),
             ("memory", f"{format_bytes(chip.fit.needs_bytes)} of {format_bytes(chip.fit.has_bytes)}"),
             ("kernels", f"{total.kernels}"),
+            *_of_all_chips(chip),
             ("modelled by formula", f"{percent(chip.coverage.modelled_bytes_share)} % of bytes"),
         ),
         warning="" if chip.fit.fits else ". ".join(fit_lines(chip)),
