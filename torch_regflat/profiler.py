@@ -375,8 +375,8 @@ def capture_model(
 ) -> Captured:
     """A model in one phase as kernels, before any chip; the options are those of `profile_model`.
 
-    `logits` limits the logits of a prefill or extension to so many last tokens, as serving engines do. With `thin`, only
-    some of the layers are there.
+    `logits` limits the logits of a prefill or extension to so many last tokens, as serving engines do. With `thin`,
+    only some of the layers are there.
     """
     from .capture.huggingface import prepare
     from .capture.parallel import divided, gradient_group
