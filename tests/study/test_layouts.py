@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
+import types
 from typing import Any
 
 import pytest
+import torch
 
 from torch_regflat.capture.huggingface import build_class
 from torch_regflat.capture.thin import Thin
@@ -71,6 +73,35 @@ def test_a_step_is_that_of_the_whole_model(chip: str, phase: str, some: list[Lay
         assert cost.step_s == pytest.approx(whole.parallel.step_s, rel=close), layout
         assert cost.energy_j == pytest.approx(whole.parallel.energy_j, rel=close), layout
         assert cost.needs_bytes == pytest.approx(whole.fit.needs_bytes, rel=0.02), layout
+
+
+class Counting(torch.nn.Module):
+    """A model that takes its layers by their number."""
+
+    main_input_name = "input_ids"
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.config = types.SimpleNamespace(num_hidden_layers=6)
+        self.embed = torch.nn.Embedding(64, 32)
+        self.layers = torch.nn.ModuleList(torch.nn.Linear(32, 32) for _ in range(6))
+
+    def forward(self, input_ids: torch.Tensor) -> torch.Tensor:
+        x = self.embed(input_ids)
+        for index in range(self.config.num_hidden_layers):
+            x = self.layers[index](x)
+        return x
+
+
+def test_a_model_that_counts_its_layers_is_priced_whole() -> None:
+    with torch.device("meta"):
+        counting = Counting()
+    assert Thin.of(counting) is not None
+    found = layouts(counting, "h100-sxm", chips=2, batch=2, phase="forward", seq_len=8, mode="graph", progress=False)
+    assert {str(cost.layout) for cost in found} == {"pp2", "dp2"}
+    (dp,) = [cost for cost in found if cost.layout.dp == 2]
+    whole = profile_model(counting, phase="forward", batch=1, seq_len=8)
+    assert dp.step_s == pytest.approx(whole.total.latency_s)
 
 
 def test_the_fastest_that_fit_come_first() -> None:

@@ -294,8 +294,9 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def _view_of_known(self, tensor: torch.Tensor) -> Node | None:
         """A view of recorded memory that no operator made, as FSDP makes parameters of what it gathered."""
         number = self.twins.made(tensor)
-        made = (node for node in reversed(self.nodes) if number is not None and node.meta["storage"] == number)
-        newest = next(made, None)
+        if number is None:
+            return None
+        newest = next((node for node in reversed(self.nodes) if node.meta["storage"] == number), None)
         if newest is None:
             return None
         view = torch.ops.aten.as_strided.default

@@ -23,7 +23,7 @@ from ..capture.parallel import check_layout
 from ..capture.prefill import sharing
 from ..capture.record import no_collection
 from ..capture.thin import Thin
-from ..errors import InputError
+from ..errors import CaptureError, InputError
 from ..hardware.chip import Chip
 from ..hardware.library import load
 from ..layout import Layout, divisors
@@ -87,16 +87,21 @@ def layouts(
         raise InputError("layouts are compared for inference; price a training step with profile_model(..., layout=)")
     module = build(resolve(model), dtype=options.pop("dtype", None)) if isinstance(model, str) else model
     name = model if isinstance(model, str) else type(module).__name__
+    sizes: dict[str, Any] = {"batch": batch, "micro_batches": micro_batches, "phase": phase, "mode": mode}
     thin = Thin.of(module)
     wanted = list(legal(module, name, chips, batch, micro_batches, thin))
     if not wanted:
         raise InputError(f"no layout of {chips} chips divides {name} with a batch of {batch}")
     found: list[LayoutCost] = []
+    if thin is not None:
+        try:
+            capture_model(module, thin=thin, **{**sizes, "micro_batches": 1, "batch": 1}, **options)
+        except CaptureError:
+            thin = None  # it counts its layers by its configuration
     with no_collection(), fake_ranks(chips), sharing(), counted("layouts", len(wanted), progress) as step:
         for start in range(0, len(wanted), TOGETHER):
             some = []
             for layout in wanted[start : start + TOGETHER]:
-                sizes: dict[str, Any] = {"batch": batch, "micro_batches": micro_batches, "phase": phase, "mode": mode}
                 some.append((layout, capture_model(module, layout=layout, thin=thin, **sizes, **options)))
                 step(1)
             if thin is None:
