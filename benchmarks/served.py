@@ -3,8 +3,8 @@
     python benchmarks/served.py served.csv [--where KEY=VALUE]... [--limit N]
 
 Columns: gpu, n_gpus, model, phase, batch (requests at once), in_len, out_len, dtype, metric (ttft, tpot), value (ms),
-ref (`tp=..;pp=..;dp=..;ep=..`). The times that were measured hold queueing, scheduling, sampling and the server around the
-model, so this says how far they are from the model's, and no constant is fitted to it. Bias is the median of
+ref (`tp=..;pp=..;dp=..;ep=..`). The times that were measured hold queueing, scheduling, sampling and the server around
+the model, so this says how far they are from the model's, and no constant is fitted to it. Bias is the median of
 predicted / measured - 1: below zero, the model is too fast.
 """
 

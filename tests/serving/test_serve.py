@@ -15,8 +15,10 @@ import zoo
 from serving.simulator import simulate
 from torch_regflat import CapacityError, InputError, load_chip
 from torch_regflat.served import StepCost
+from torch_regflat.serving.apart import apart
 from torch_regflat.serving.curve import Curve
 from torch_regflat.serving.replica import Replica, Traffic
+from torch_regflat.serving.search import Targets
 from torch_regflat.serving.serve import ServingProfile, serve
 from torch_regflat.serving.steps import Model, Steps
 
@@ -160,3 +162,29 @@ def test_curves_price_only_what_they_need() -> None:
     assert asked == [4, 8]
     assert curve.at(1.0).seconds == 1.0 and curve.at(8).seconds == 8.0
     assert sorted(asked) == [1, 4, 8]
+
+
+def test_prompts_and_answers_apart() -> None:
+    """Each pool does what the other needs; the first token waits for its turn and for the cache to be handed over."""
+    found = served(prompt=2048, output=256, ttft="100 ms", tpot="2 ms", disaggregated=True).disaggregated
+    assert found is not None
+    read, decode = found.prefill, found.decode
+    assert read.share + decode.share == pytest.approx(1.0)
+    assert read.share * read.point.requests_per_s == pytest.approx(decode.share * decode.point.requests_per_s)
+    assert found.requests_per_s_chip == pytest.approx(read.share * read.point.requests_per_s)
+    assert found.ttft_s <= 0.1 and decode.point.tpot_s <= 2e-3
+    links = load_chip("h100-sxm").interconnect
+    slow = max((link for link in links if link.reach), key=lambda link: link.reach.value if link.reach else 0.0)
+    keys_and_values = 2 * 4 * 4 * 128 * 2 * 2048
+    assert found.handover_s == pytest.approx(keys_and_values / slow.bandwidth.value, rel=0.01)
+    service = read.busy / read.point.requests_per_s
+    assert found.ttft_s == pytest.approx(service * (1 + read.busy / (2 * (1 - read.busy))) + found.handover_s)
+    alone = served(prompt=2048, output=256)
+    assert found.j_per_request == pytest.approx(read.point.j_per_request + decode.point.j_per_request)
+    assert found.tokens_per_s_chip < 1.5 * alone.best.tokens_per_s_chip
+
+
+def test_what_cannot_be_met_apart(replica: Replica) -> None:
+    for targets, words in ((Targets(ttft_s=1e-6), "ttft 1.00 us"), (Targets(tpot_s=1e-6), "tpot 1.00 us")):
+        with pytest.raises(InputError, match=f"no layout meets {words} with prompts and answers on separate chips"):
+            apart([replica], targets, 512)

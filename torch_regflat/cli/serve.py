@@ -14,7 +14,7 @@ _FORMATS = ("table", "json")
 _DEGREES = ("tp", "ep", "pp", "dp")
 _PASSED = (
     "prompt", "ttft", "tpot", "tp", "ep", "pp", "dp", "chips", "chunk", "prefix_share", "draft_length", "acceptance",
-    "draft_model", "draft_share",
+    "draft_model", "draft_share", "disaggregated",
     "max_batch", "memory_use", "queries_per_s", "power_budget", "dtype", "kv_dtype", "weights", "activations",
     "routing_skew", "mode", "software", "trust_remote_code",
 )  # fmt: skip
@@ -40,6 +40,7 @@ _PASSED = (
 @click.option("--draft-share", type=float, help="What drafting a token costs, as a share of decoding one.")
 @click.option("--max-batch", type=int, default=1024, show_default=True, help="Requests at once at most, of a lane.")
 @click.option("--memory-use", type=float, default=0.9, show_default=True, help="Share of the memory that is used.")
+@click.option("--disaggregated", is_flag=True, help="Also: prompts and answers on chips of their own.")
 @click.option("--economics", type=click.Path(), help="A TOML file with assumptions about costs, in place of some.")
 @click.option("--set", "changes", multiple=True, metavar="NAME=VALUE", help="One of them, as in life='3 year'.")
 @click.option("--queries-per-s", type=float, help="Also the fleet that answers so many requests a second.")

@@ -12,6 +12,7 @@ PARTS = {
     "kv_cache": "KV cache",
     "state": "state",
     "network": "links between chips",
+    "idle": "while idle",
 }
 """Words for parts of the energy; memories on chip have their own names."""
 

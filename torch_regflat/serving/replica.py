@@ -94,6 +94,12 @@ class Replica:
         cached = self.traffic.prefix + (self.traffic.new - size) // 2
         return self.steps.cost(Step(self.layout.dp, size, cached), self.layout)
 
+    def reading(self, chunk: int) -> StepCost:
+        """All passes that read one prompt of each data-parallel group, and nothing else."""
+        load = self.load(chunk)
+        one = self.prompts.at(1.0) if load.chunks == 1 else self.chunk(chunk)
+        return total([(one, float(load.chunks))])
+
     def _prompts(self, numbers: Sequence[int]) -> list[StepCost]:
         """Passes that read so many whole prompts and nothing else."""
         traffic, dp = self.traffic, self.layout.dp

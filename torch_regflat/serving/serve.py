@@ -15,8 +15,9 @@ from ..errors import CapacityError, InputError
 from ..layout import Layout
 from ..profiler import DEFAULT_CHIP, versions
 from ..progress import counted
-from ..served import Serving, ServingPoint
+from ..served import Disaggregated, Serving, ServingPoint
 from ..units import format_bytes, format_duration, parse, parse_duration
+from .apart import apart
 from .drafts import drafting
 from .economics import Economics, costs_of
 from .layouts import candidates
@@ -64,6 +65,7 @@ def serve(
     economics: Economics | str | Path | Mapping[str, Any] | None = None,
     queries_per_s: float | None = None,
     power_budget: float | str | None = None,
+    disaggregated: bool = False,
     progress: bool | None = None,
     **options: Any,
 ) -> ServingProfile:
@@ -81,6 +83,8 @@ def serve(
     at most `memory_use` of the memory, and each has room for the longest context. `chunk` is the most tokens of prompts
     that a pass reads; without it the best of 512, 2048 and 8192. Drafts are as in `profile_request`, and `options`
     as there.
+
+    With `disaggregated` the result also has prompts and answers on chips of their own, each in its best layout.
 
     Where the chip has a price or a rent the result has costs, with the assumptions in `economics`: a file that replaces
     some of those that ship, a mapping of names to values ("3 year", 1.1), or `Economics`. `queries_per_s` asks for the
@@ -120,6 +124,7 @@ def serve(
         refused=asked.refused,
         passed_over=asked.passed_over,
         drafting=drafts,
+        disaggregated=asked.apart(best[1].chunk) if disaggregated else None,
         chunk_given=chunk is not None,
         memory_use=memory_use,
         dtype=steps.dtype,
@@ -210,6 +215,11 @@ class _Asked:
             f"a request needs {format_bytes(needs.needs_bytes)} a chip, {format_bytes(needs.weights_bytes)} of it "
             f"weights, and {format_bytes(needs.has_bytes * self.use)} of {format_bytes(needs.has_bytes)} may be used"
         )
+
+    def apart(self, chunk: int) -> Disaggregated:
+        """Prompts and answers on chips of their own, in the best of the layouts that fit."""
+        replicas = [s.replica for s in self.searches.values() if s.replica.capacity(min(self.chunks))]
+        return apart(replicas, self.targets, chunk)
 
     def refusal(self) -> InputError | CapacityError:
         """No layout does it: none is large enough, or none fast enough."""
