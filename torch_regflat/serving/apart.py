@@ -69,13 +69,14 @@ def apart(replicas: Sequence[Replica], targets: Targets, chunk: int) -> Disaggre
 
     Raises `InputError` where no layout meets the target of either.
     """
-    reading = [one for replica in replicas if (one := _reading(replica, targets, chunk)) is not None]
+    reading = [found for found in (_reading(replica, targets, chunk) for replica in replicas) if found]
     likely = sorted(replicas, key=lambda replica: -_coarse_rate(replica, targets, chunk))[:_EXACT]
-    decoding = [one for replica in likely if (one := _decode(replica, targets, chunk)) is not None]
+    decoding = [found for found in (_decode(replica, targets, chunk) for replica in likely) if found]
     if not reading or not decoding:
         what, target = ("ttft", targets.ttft_s) if not reading else ("tpot", targets.tpot_s)
         raise InputError(f"no layout meets {what} {format_duration(target)} with prompts and answers on separate chips")
-    read, decode = max(reading, key=lambda one: one.a_chip), max(decoding, key=lambda one: one.a_chip)
+    read = max(reading, key=lambda one: one.a_chip)
+    decode = max(decoding, key=lambda one: one.a_chip)
     share = decode.a_chip / (read.a_chip + decode.a_chip)
     rate = read.a_chip * share
     points = _read_point(read, chunk), _decode_point(decode, chunk)
@@ -104,7 +105,7 @@ def _reading(replica: Replica, targets: Targets, chunk: int) -> _Reading | None:
 
 
 def _handover(replica: Replica) -> float:
-    """Seconds in which a chip sends its part of a prompt's cache to another instance, over the link that reaches far."""
+    """Seconds in which a chip sends its part of a prompt's cache on, over the link that reaches farthest."""
     links = [link for link in replica.steps.chip.interconnect if link.reach is not None]
     if not links:
         raise InputError(
