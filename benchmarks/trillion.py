@@ -107,8 +107,12 @@ def plot(rows: Sequence[dict[str, str]], path: Path) -> None:
         axis.set_xscale("log", base=2)
         axis.set_yscale("log")
         axis.set_xlabel("chips")
+        for side in (axis.xaxis, axis.yaxis):
+            side.set_major_formatter("{x:.0f}")
+            side.set_minor_formatter("{x:.0f}")
+        axis.tick_params(labelsize=7, which="both")
     axes[0].set_ylabel("tokens/s a chip, targets met")
-    axes[0].legend(fontsize=7)
+    axes[-1].legend(fontsize=7)
     figure.tight_layout()
     figure.savefig(path, dpi=110)
 
