@@ -22,6 +22,7 @@ SHOWS = {
     "profiled_function.py": ["h100-sxm", "latency"],
     "serving_sweep.py": ["tokens/s", "h100-sxm     32     4096", "bandwidth"],
     "training_memory.py": ["J a sequence", "it fits", "it does not fit"],
+    "trillion_parameters.py": ["tokens/s a chip", "limited by", "a query", "regflat-physical: ep8 pp8 dp8"],
     "why_slow.py": ["bound by", "% latency", "lost: "],
 }
 

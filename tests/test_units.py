@@ -85,7 +85,7 @@ def test_messages() -> None:
     )
     with pytest.raises(InputError) as missing:
         units.parse_duration("2")
-    assert str(missing.value) == "'2' has no unit; needed is a time (s, ms, us, ns, ps, min, h, day)"
+    assert str(missing.value) == "'2' has no unit; needed is a time (s, ms, us, ns, ps, min, h, day, year)"
     with pytest.raises(InputError, match="'fast' is not a number with a unit; write a number, a space and a time"):
         units.parse_duration("fast")
     with pytest.raises(InputError, match="unknown unit 'parsec'; allowed are 1, %, Hz"):

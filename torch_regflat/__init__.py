@@ -35,6 +35,8 @@ if TYPE_CHECKING:
     from .report.files import save as save_result
     from .result import Result
     from .schedule.tile import Tile
+    from .serving.request import profile_request
+    from .serving.serve import serve
     from .study.compare import compare
     from .study.layouts import layouts
     from .study.sweep import sweep
@@ -48,6 +50,8 @@ _PUBLIC = {
     "profiled": ("profiler", "profiled"),
     "profiling": ("profiler", "profiling"),
     "profile_model": ("profiler", "profile_model"),
+    "profile_request": ("serving.request", "profile_request"),
+    "serve": ("serving.serve", "serve"),
     "profile_training": ("profiler", "profile_training"),
     "Profile": ("profiler", "Profile"),
     "Result": ("result", "Result"),
@@ -109,10 +113,12 @@ __all__ = [
     "operator",
     "profile",
     "profile_model",
+    "profile_request",
     "profile_training",
     "profiled",
     "profiling",
     "save_result",
+    "serve",
     "stream",
     "sweep",
     "trace",

@@ -39,6 +39,7 @@ from .hardware.library import load
 from .hardware.software import Software
 from .layout import Layout
 from .local import AUTO, gpu_name
+from .operators.attention import extending
 from .operators.lowering import workload as make_workload
 from .operators.shapes import checked_skew
 from .quantized import arithmetic, format_of, quantized
@@ -368,13 +369,15 @@ def capture_model(
     mode: str = "graph",
     strict: bool = False,
     hints: Hints | None = None,
+    logits: int | None = None,
     layout: Layout | None = None,
     micro_batches: int = 1,
     thin: Thin | None = None,
 ) -> Captured:
     """A model in one phase as kernels, before any chip; the options are those of `profile_model`.
 
-    With `thin`, only some of the layers are there.
+    `logits` limits the logits of a prefill or extension to so many last tokens, as serving engines do. With `thin`,
+    only some of the layers are there.
     """
     from .capture.huggingface import prepare
     from .capture.parallel import divided, gradient_group
@@ -401,6 +404,7 @@ def capture_model(
             kv_dtype=kv_dtype,
             trust_remote_code=trust_remote_code,
             hints=hints,
+            logits=logits,
             divide=divide,
         )
         notes = ready.notes
@@ -622,6 +626,8 @@ def _lowered(
 ) -> Captured:
     """From a graph to kernels."""
     work = make_workload(graph, labels.model, labels.phase, changes.routing_skew)
+    if labels.phase == "extend":
+        work = extending(work)
     notes = (*labels.notes, *graph.meta.get("notes", ()))
     if changes.routing_skew:
         notes = (*notes, f"experts are picked unevenly, with a routing skew of {changes.routing_skew:g}")
@@ -671,7 +677,7 @@ def _price(captured: Captured, chips: list[Chip], strict: bool, execution: Execu
             context=labels.context,
             mode=execution.mode.name,
             model_version=MODEL_VERSION,
-            versions=_versions(),
+            versions=versions(),
             notes=labels.notes,
             graph_hash=fingerprint(captured.graph),
         ),
@@ -740,7 +746,8 @@ def _modules_bytes(modules: list[nn.Module]) -> int | None:
     return sum(seen.values()) if modules else None
 
 
-def _versions() -> dict[str, str]:
+def versions() -> dict[str, str]:
+    """Versions of what a profile was made with."""
     found = {"torch_regflat": __version__, "torch": torch.__version__}
     with contextlib.suppress(importlib.metadata.PackageNotFoundError):
         found["transformers"] = importlib.metadata.version("transformers")

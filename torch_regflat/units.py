@@ -49,8 +49,13 @@ DIMENSIONS: dict[str, str] = {
     "flop/clk/core": "arithmetic operations per clock and core",
     "money": "money",
     "money/hour": "money per hour",
+    "money/energy": "money per energy",
+    "money/power/time": "money per power and time",
 }
 """Every dimension, with the words that an error message uses for it."""
+
+YEAR = 365.25 * 86400.0
+"""Seconds."""
 
 _DECIMAL = {"": 1.0, "k": 1e3, "M": 1e6, "G": 1e9, "T": 1e12, "P": 1e15, "E": 1e18}
 _BINARY = {"Ki": 2.0**10, "Mi": 2.0**20, "Gi": 2.0**30, "Ti": 2.0**40, "Pi": 2.0**50}
@@ -69,6 +74,7 @@ def _table() -> dict[str, Unit]:
     rows += [("B/clk/SM", "bytes/clk/core", 1.0), ("B/clk/tile", "bytes/clk/core", 1.0)]
     rows += [(f"{p}s", "time", f) for p, f in _SMALL.items() if p != "f"]
     rows += [("min", "time", 60.0), ("h", "time", 3600.0), ("day", "time", 86400.0)]
+    rows += [("year", "time", YEAR)]
     rows += [("cycles", "cycles", 1.0), ("clk", "cycles", 1.0)]
     rows += [("s/m", "delay/length", 1.0), ("ps/mm", "delay/length", 1e-9), ("ns/mm", "delay/length", 1e-6)]
     rows += [(f"{p}J", "energy", f) for p, f in {**_SMALL, "k": 1e3, "M": 1e6, "G": 1e9}.items()]
@@ -85,7 +91,8 @@ def _table() -> dict[str, Unit]:
         rows += [(f"{p}FLOP", "flop", f), (f"{p}FLOP/s", "flop/s", f), (f"{p}OP/s", "flop/s", f)]
     rows += [("FLOP/clk/core", "flop/clk/core", 1.0), ("FLOP/clk/SM", "flop/clk/core", 1.0)]
     rows += [("FLOP/clk/tile", "flop/clk/core", 1.0), ("op/clk/core", "flop/clk/core", 1.0)]
-    rows += [("USD", "money", 1.0), ("USD/h", "money/hour", 1.0)]
+    rows += [("USD", "money", 1.0), ("USD/h", "money/hour", 1.0), ("USD/kWh", "money/energy", 1.0 / 3.6e6)]
+    rows += [("USD/kW/month", "money/power/time", 12.0 / 1e3 / YEAR)]
     return {symbol: Unit(symbol, dimension, factor) for symbol, dimension, factor in rows}
 
 

@@ -241,7 +241,7 @@ class TestPhases:
             (
                 "llama-3-8b",
                 {"context": 4},
-                "context is the length of the cache that decode reads; prefill takes seq_len",
+                "context is the length of the cache that decode and extend read; prefill takes seq_len",
             ),
             ("llama-3-8b", {"phase": "learn"}, "unknown phase 'learn'; the phases of llama-3-8b are prefill, decode"),
             (

@@ -13,7 +13,7 @@ from torch_regflat.errors import ModelError
 from torch_regflat.models import describe, facts, names
 from torch_regflat.models.gpt4_moe import Gpt4MoeConfig, Gpt4MoeEstimate
 
-# As published: model cards and papers, in parameters. The last is the estimate's own sum.
+# As published: model cards and papers, in parameters. The last two are the estimates' own sums.
 PUBLISHED = {
     "llama-3-8b": 8.03e9,
     "llama-3-70b": 70.6e9,
@@ -33,6 +33,7 @@ PUBLISHED = {
     "kimi-k2": 1.026e12,
     "gpt-oss-120b": 116.8e9,
     "gpt4-moe-estimate": 55.5e9 + 1.776e12,
+    "dense-1.8t-estimate": 248 * (2 * 24576**2 + 2 * 24576 * 2048 + 3 * 24576 * 79872) + 2 * 128256 * 24576,
 }
 
 
@@ -54,7 +55,7 @@ def test_the_built_module_has_the_published_number_of_parameters(name: str) -> N
 def test_the_facts_say_where_they_come_from(name: str) -> None:
     known = describe(name)
     assert known["source"]
-    assert known["kind"] == ("estimate" if name == "gpt4-moe-estimate" else "published")
+    assert known["kind"] == ("estimate" if name.endswith("-estimate") else "published")
     assert known["layers"] > 0 and known["hidden"] > 0 and known["heads"] > 0
     assert known["dtype"] in ("bfloat16", "float16", "float32")
 

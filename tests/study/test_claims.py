@@ -12,6 +12,7 @@ import pytest
 from torch_regflat.errors import InputError
 from torch_regflat.hardware.chip import Chip
 from torch_regflat.hardware.library import load
+from torch_regflat.layout import Layout
 from torch_regflat.study.claims import Checked, Setup, claims
 from torch_regflat.study.claims.book import book
 from torch_regflat.study.claims.render import markdown, text
@@ -25,7 +26,7 @@ FLAT, GPU = "regflat-physical", "h100-sxm"
 
 def setup(llama: str, gpus: Sequence[str | Chip] = (GPU,), flats: Sequence[str | Chip] = (FLAT,), **more: Any) -> Setup:
     small: dict[str, Any] = {"batches": (1, 64), "contexts": (256,), "prompts": (512,), "prompt_batches": (1,)}
-    small |= {"answers": (100,), "twins": ()}
+    small |= {"answers": (100,), "twins": (), "served": Layout(tp=2), "served_weights": None}
     return Setup(gpus=gpus, flats=flats, moe=llama, small=llama, trillion=(llama,), **{**small, **more})
 
 
@@ -183,3 +184,18 @@ def test_the_document_has_the_claims_as_they_are() -> None:
     assert re.findall(r"^## (\S+)$", document, re.MULTILINE) == [claim.id for claim in book()]
     for claim in book():
         assert f"> {claim.text}.\n" in document
+
+
+def test_served_models_follow_bandwidth_and_price(llama: str) -> None:
+    """A flat chip with an external memory too fast to matter serves without its bottleneck; a dear one costs more."""
+    free = load(FLAT).replace(**{"memory.HBM3.read_bandwidth": "2000 TB/s", "name": "free"})
+    slow = load(FLAT).replace(**{"memory.HBM3.read_bandwidth": "100 GB/s", "name": "slow"})
+    found = check("trillion-served", setup(llama, flats=(free, slow)))
+    assert found.finding.verdict == "holds only if"
+    assert "on free" in found.finding.where and "on slow" not in found.finding.where
+    assert check("trillion-cost", setup(llama)).finding.verdict == "holds"
+    dear = load(GPU).replace(**{"price.purchase": "1e12 USD", "name": "dear"})
+    assert check("trillion-cost", setup(llama, gpus=(dear,))).finding.verdict == "does not hold"
+    tiny = load(FLAT).replace(**{"memory.HBM3.capacity": "10 MB", "name": "tiny"})
+    lost = check("trillion-served", setup(llama, flats=(tiny,)))
+    assert lost.finding.verdict == "does not hold" and "1 do not fit" in lost.finding.gives

@@ -1,4 +1,4 @@
-"""Decode: one new token against the cache object that the model itself fills with `context` tokens.
+"""Decode and extend: new tokens against the cache object that the model itself fills with `context` tokens.
 
 The cache comes from a prefill that is not recorded. Most models then take the token and the cache. Some want more of
 what `generate` hands on from step to step (states of an encoder, the whole prompt); for those the model's own
@@ -57,10 +57,10 @@ def _is_final(error: Exception) -> bool:
 
 def _of_one_stack(request: Request) -> Iterator[Call]:
     context = int(request.context or 0)
-    also = _also_required(request)
+    also = _also_required(request) | request.keeping_logits
     try:
         output = _prefill(request, {"input_ids": request.ids(context), "use_cache": True, **also})
-        yield _step(request, output, request.ids(1), also)
+        yield _step(request, output, request.ids(request.new_tokens), also)
     except Exception as error:
         if not _is_final(error):
             yield from _with_media(request, context)
@@ -73,7 +73,7 @@ def _with_media(request: Request, context: int) -> Iterator[Call]:
         with suppress(Exception):
             output = _prefill(request, {**made, "use_cache": True})
             ids = made.pop("input_ids")
-            token = torch.empty_like(ids[:, :1], device="meta")
+            token = torch.empty_like(ids[:, :1].expand(-1, request.new_tokens), device="meta")
             yield (step := _step(request, output, token, {}))
             again = {k: v[:, -1:] if v.shape[1:2] == ids.shape[1:2] else v for k, v in made.items()}
             if again and step.fn is None:
@@ -82,8 +82,9 @@ def _with_media(request: Request, context: int) -> Iterator[Call]:
 
 
 def _step(request: Request, output: Any, token: Tensor, also: dict[str, Any]) -> Call:
-    """One token against the cache in the output of a prefill, in the language model inside where the cache is its."""
+    """New tokens against the cache in the output of a prefill, in the language model inside where the cache is its."""
     text = f"input_ids {list(token.shape)} against a cache of {request.context} tokens"
+    several = types.MethodType(_grouped, request.model) if request.new_tokens > 1 else None
     inner = getattr(output, "language_model_outputs", None)
     if inner is not None and hasattr(request.model, "language_model"):
         cache = cache_of(request, inner)
@@ -91,7 +92,19 @@ def _step(request: Request, output: Any, token: Tensor, also: dict[str, Any]) ->
         fn = types.MethodType(_language_model, request.model)
         return Call(step, f"{text}, in the language model", (cache,), fn)
     cache = cache_of(request, output)
-    return Call({"input_ids": token, _cache_name(request): cache, "use_cache": True, **also}, text, (cache,))
+    return Call({"input_ids": token, _cache_name(request): cache, "use_cache": True, **also}, text, (cache,), several)
+
+
+def _grouped(self: Any, **kwargs: Any) -> Any:
+    """The model with attention that shares keys among query heads, also where a mask is given: transformers copies the
+    keys and values for every head then, which no kernel for serving does."""
+    module: Any = importlib.import_module("transformers.integrations.sdpa_attention")
+    before = module.use_gqa_in_sdpa
+    module.use_gqa_in_sdpa = lambda *_: True
+    try:
+        return self(**kwargs)
+    finally:
+        module.use_gqa_in_sdpa = before
 
 
 def _language_model(self: Any, **kwargs: Any) -> Any:

@@ -106,6 +106,7 @@ def prepare(
     trust_remote_code: bool = False,
     hints: Hints | None = None,
     divide: Divide | None = None,
+    logits: int | None = None,
 ) -> Prepared:
     """Build a model where need be and make the inputs of one phase; see `Prepared`.
 
@@ -118,15 +119,15 @@ def prepare(
             raise InputError(_NO_DTYPE)
         name = getattr(getattr(model, "config", None), "name_or_path", "") or type(model).__name__
         notes = divide(model, name) if divide else ()
-        return prepare_model(model, name, phase, batch, seq_len, context, kv_dtype, notes, hints)
+        return prepare_model(model, name, phase, batch, seq_len, context, kv_dtype, notes, hints, logits)
     spec = resolve(model, trust_remote_code=trust_remote_code) if isinstance(model, str) else model
     if spec.kind == "factory":
         if dtype is not None:
             raise InputError(_NO_DTYPE)
-        return _prepare_factory(spec, phase, batch, seq_len, context, kv_dtype, hints, divide)
+        return _prepare_factory(spec, phase, batch, seq_len, context, kv_dtype, hints, divide, logits)
     module = build(spec, dtype=dtype)
     notes = (*spec.notes, *_attention_note(spec.name, module), *(divide(module, spec.name) if divide else ()))
-    return prepare_model(module, spec.name, phase, batch, seq_len, context, kv_dtype, notes, hints)
+    return prepare_model(module, spec.name, phase, batch, seq_len, context, kv_dtype, notes, hints, logits)
 
 
 def _prepare_factory(
@@ -138,12 +139,13 @@ def _prepare_factory(
     kv_dtype: str | None,
     hints: Hints | None,
     divide: Divide | None,
+    logits: int | None,
 ) -> Prepared:
     model, args, kwargs = factory.load(spec.name)
     notes = divide(model, spec.name) if divide else ()
     if args is None:
         if phases_of(model)[0] != "forward":
-            return prepare_model(model, spec.name, phase, batch, seq_len, context, kv_dtype, notes, hints)
+            return prepare_model(model, spec.name, phase, batch, seq_len, context, kv_dtype, notes, hints, logits)
         raise ModelError(
             f"{spec.name} gave a module without inputs; return (model, args) or (model, args, kwargs), "
             "or give the module a method example_inputs()"

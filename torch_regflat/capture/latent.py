@@ -67,16 +67,17 @@ def interface(original: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _attend(
-    attention: Any, state: Absorbing, module: Any, query: Any, key: Any, value: Any, mask: Any, *args: Any, **kw: Any
+    attention: Any, state: Absorbing, module: Any, query: Any, key: Any, value: Any, *args: Any, **kw: Any
 ) -> Any:
     expand = getattr(getattr(type(module), EXPAND, None), "__wrapped__", None)
     if expand is None or key.shape[1] != 1:
-        return attention(module, query, key, value, mask, *args, **kw)
+        return attention(module, query, key, value, *args, **kw)
+    mask = args[0] if args else kw.get("attention_mask")
     rope, latent = key, value
     single = query.shape[2] == 1
     state.expanded = single and (mask is not None or not state.wanted)
     if state.expanded or not single:
-        return attention(module, query, *expand(module, latent, rope), mask, *args, **kw)
+        return attention(module, query, *expand(module, latent, rope), *args, **kw)
     scale = kw.get("scaling") or module.scaling
     return _absorbed(module, query, latent, rope, scale), None
 

@@ -1,7 +1,7 @@
-"""What a model is given to do in a phase: prefill, decode, encode, a plain forward or a training step.
+"""What a model is given to do in a phase: prefill, decode, extend, encode, a plain forward or a training step.
 
 Inputs are made on meta tensors, from the model's own declarations: `whole` has those of a whole sequence, image or
-sound, `decode` those of one new token against a filled cache.
+sound, `decode` those of one new token, or some, against a filled cache.
 """
 
 from __future__ import annotations
@@ -121,15 +121,16 @@ def prepare_model(
     kv_dtype: str | None,
     notes: tuple[str, ...] = (),
     hints: Hints | None = None,
+    logits: int | None = None,
 ) -> Prepared:
     """Make the inputs of `phase` (the model's usual one when None) for a module that declares its own inputs."""
     request = checked(model, name, phase, batch, seq_len, context)
-    request.hints = hints
+    request.hints, request.logits = hints, logits
     if kv_dtype is not None and kv_dtype not in KV_BITS:
         raise InputError(
             f"unknown kv_dtype {kv_dtype!r}{near(kv_dtype, KV_BITS)} it must be one of {', '.join(KV_BITS)}"
         )
-    ways = decode(request) if request.phase == "decode" else whole(request)
+    ways = decode(request) if request.phase in ("decode", "extend") else whole(request)
     first = next(ways)
     return Prepared(
         model=model,

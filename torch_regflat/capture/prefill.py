@@ -110,7 +110,7 @@ class _Seen:
 def _patched(layer: nn.Module, seen: dict[_Key, _Seen]) -> Iterator[None]:
     original: Callable[..., Any] = layer.forward
     had_own = "forward" in vars(layer)
-    signature = _signature(layer)
+    same = signature(layer)
     index = _layer_index(layer)
 
     @functools.wraps(original)
@@ -118,7 +118,7 @@ def _patched(layer: nn.Module, seen: dict[_Key, _Seen]) -> Iterator[None]:
         caches = [cache for value in (*args, *kwargs.values()) for cache in _caches(value)]
         if caches and index is None:
             return original(*args, **kwargs)
-        key = (signature, _shapes(args), tuple((name, _shapes(value)) for name, value in sorted(kwargs.items())))
+        key = (same, _shapes(args), tuple((name, _shapes(value)) for name, value in sorted(kwargs.items())))
         first = seen.get(key)
         if first is not None and all(_copy_state(cache, first.index, index) for cache in caches):
             _mark_updated((*args, *kwargs.values()), first.index, index)
@@ -137,7 +137,7 @@ def _patched(layer: nn.Module, seen: dict[_Key, _Seen]) -> Iterator[None]:
             del layer.forward
 
 
-def _signature(layer: nn.Module) -> _Key:
+def signature(layer: nn.Module) -> _Key:
     """Everything that decides what a layer does to shapes: classes, parameters, plain attributes but its index."""
     return tuple(
         (

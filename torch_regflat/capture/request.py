@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from ..errors import InputError
 from .hints import Hints
 
-Phase = Literal["prefill", "decode", "encode", "forward", "train"]
+Phase = Literal["prefill", "decode", "extend", "encode", "forward", "train"]
 DEFAULT_TOKENS = 2048
 _PROMPT_TOKENS = 4  # Whisper's start, language, task and no-timestamps tokens
 
@@ -43,6 +43,13 @@ class Request:
     context: int | None
     dtype: torch.dtype
     hints: Hints | None = None
+    logits: int | None = None
+    """Of how many last tokens the logits are computed; None: as the model does it, of all."""
+
+    @property
+    def new_tokens(self) -> int:
+        """Tokens that each sequence adds to its cache."""
+        return 1 if self.phase == "decode" else int(self.seq_len or 1)
 
     @property
     def config(self) -> Any:
@@ -57,6 +64,12 @@ class Request:
     def is_encoder_decoder(self) -> bool:
         return bool(getattr(self.config, "is_encoder_decoder", False))
 
+    @property
+    def keeping_logits(self) -> dict[str, int]:
+        """The argument that limits logits to the last tokens, where that was asked for and the model takes it."""
+        takes = "logits_to_keep" in inspect.signature(self.model.forward).parameters
+        return {"logits_to_keep": self.logits} if takes and self.logits is not None else {}
+
     def ids(self, tokens: int) -> Tensor:
         """Token ids without values. [batch, tokens]"""
         return torch.empty(self.batch, tokens, dtype=torch.int64, device="meta")
@@ -68,7 +81,7 @@ def phases_of(model: nn.Module) -> tuple[Phase, ...]:
     if config is None or not hasattr(model, "main_input_name"):
         return ("forward", "train")
     generates = getattr(model, "can_generate", lambda: False)()
-    return ("prefill", "decode", "forward", "train") if generates else ("encode", "forward", "train")
+    return ("prefill", "decode", "extend", "forward", "train") if generates else ("encode", "forward", "train")
 
 
 def positions_of(model: nn.Module) -> int | None:
@@ -99,8 +112,10 @@ def checked(
             raise InputError(f"{label} is {value}; it must be 1 or more")
     dtype = next((p.dtype for p in model.parameters() if p.is_floating_point()), torch.float32)
     request = Request(model, name, chosen, batch, seq_len, context, dtype)
-    if chosen != "decode" and context is not None:
-        raise InputError(f"context is the length of the cache that decode reads; {chosen} takes seq_len")
+    if chosen not in ("decode", "extend") and context is not None:
+        raise InputError(f"context is the length of the cache that decode and extend read; {chosen} takes seq_len")
+    if chosen == "extend" and request.is_encoder_decoder:
+        raise InputError(f"{name} has an encoder, and a cache that grows by one token; its phase is decode")
     _check_lengths(request)
     return request
 
@@ -127,7 +142,21 @@ def _check_lengths(request: Request) -> None:
         if request.seq_len is not None:
             raise InputError(f"{request.name} reads {request.main_input} of a fixed size; it takes no seq_len")
         return
+    if request.phase == "extend":
+        _check_extend(request, limit)
+        return
     default = DEFAULT_TOKENS if reads_tokens or not two_stacks else _PROMPT_TOKENS
     request.seq_len = request.seq_len or min(default, limit or default)
     if limit is not None and request.seq_len > limit:
         raise InputError(f"seq_len {request.seq_len} is beyond the {limit} positions of {request.name}")
+
+
+def _check_extend(request: Request, limit: int | None) -> None:
+    """The lengths of `seq_len` new tokens against a cache of `context`, and their defaults."""
+    share = DEFAULT_TOKENS if limit is None else min(DEFAULT_TOKENS, limit // 2)
+    request.context, request.seq_len = request.context or share, request.seq_len or share
+    if limit is not None and request.context + request.seq_len > limit:
+        raise InputError(
+            f"context {request.context} and {request.seq_len} new tokens are beyond the {limit} positions of "
+            f"{request.name}"
+        )

@@ -64,7 +64,7 @@ def _extra(request: Request) -> dict[str, Any]:
         return {}
     if request.is_encoder_decoder and "use_cache" not in inspect.signature(request.model.forward).parameters:
         return {}  # it would reach the encoder, which refuses it
-    return {"use_cache": request.phase == "prefill"}
+    return {"use_cache": request.phase == "prefill", **request.keeping_logits}
 
 
 def _is_plain(request: Request) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from .. import __version__
-from . import chips, claims, compare, diff, explain, measure, models, profile, validate
+from . import chips, claims, compare, diff, explain, measure, models, profile, serve, validate
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -17,6 +17,7 @@ def main() -> None:
 for _command in (
     profile.profile,
     explain.explain,
+    serve.serve,
     compare.compare,
     claims.claims,
     diff.diff,

@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-PHASES = ("prefill", "decode", "encode", "forward", "train")
+PHASES = ("prefill", "decode", "extend", "encode", "forward", "train")
 MODES = ("eager", "compiled", "graph", "serving")
 OPTIMIZERS = ("adamw", "sgd", "sgd-momentum", "none")
 GROUPINGS = ("op", "kernel", "module", "layer")
@@ -31,7 +31,7 @@ def model_options(command: Callable[..., Any]) -> Callable[..., Any]:
             ),
             click.option("--batch", type=int, default=1, show_default=True, help="Sequences or images at a time."),
             click.option("--seq-len", type=int, help="Tokens a sequence."),
-            click.option("--context", type=int, help="Tokens already in the KV cache, for --phase decode."),
+            click.option("--context", type=int, help="Tokens already in the KV cache, for --phase decode or extend."),
             click.option(
                 "--chip",
                 "chips",

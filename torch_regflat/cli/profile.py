@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ..errors import InputError
+from . import request
 from .options import FORMATS, GROUPINGS, PHASES, layout_of, layout_options, model_options
 from .running import check_positive, check_writable, emit, one_sentence, silenced, waiting, width
 
@@ -21,26 +22,34 @@ _REPORTS = (*FORMATS, "html", "trace")
 @click.option(
     "--phase",
     "phases",
-    type=click.Choice(PHASES),
+    type=click.Choice((*PHASES, request.PHASE)),
     multiple=True,
     help="What to price; by default what the model is made for. Given several times: phases side by side on one chip.",
 )
 @model_options
 @layout_options
+@request.request_options
 @click.option("--by", type=click.Choice(GROUPINGS), default="layer", show_default=True, help="A row for each.")
 @click.option("--expand", is_flag=True, help="Show each of the repeated layers.")
 @click.option("--format", "format_", type=click.Choice(_REPORTS), default="table", show_default=True)
-@click.option("-o", "--output", type=click.Path(), help="Write to this file instead of the terminal; .gz compresses.")
+@click.option("-o", "file", type=click.Path(), help="Write to this file instead of the terminal; .gz compresses.")
+@click.option("--output", help="The same; of --phase request, the tokens of the answer.")
 @click.option("--sort-by", help="latency, energy, flops, traffic, utilization, ...; by default in order of execution.")
 @click.option("--row-limit", type=int, help="Show so many rows, and the sum of the others.")
 @click.option("--sensitivity", is_flag=True, help="Also: what 1 % more of each number of the chip does.")
 @click.option("--timeline", is_flag=True, help="Also: what the engines waited for, and what lay on chip.")
-def profile(model: str, verbose: bool, **options: Any) -> None:
+@click.pass_context
+def profile(context: click.Context, /, model: str, verbose: bool, file: str | None, **options: Any) -> None:
     """Price MODEL on one or more chips.
 
     MODEL is a name that `regflat models` lists, a folder with a config.json, a Hugging Face hub id, or module:factory.
     """
     with one_sentence(verbose):
+        if request.PHASE in options["phases"]:
+            emit(request.requests(context, model, file, options), file)
+            return
+        request.refuse(context)
+        options["output"] = file or options["output"]
         text = _profile(model, verbose, **options)
         emit(text, options["output"])
 

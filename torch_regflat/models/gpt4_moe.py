@@ -78,8 +78,12 @@ class Attention(nn.Module):
         )
         if past_key_values is not None:
             key, value = past_key_values.layers[self.layer_idx].update(key, value)
-        # The causal mask of torch starts at the top left, so one new token against a cache needs none.
-        mixed = F.scaled_dot_product_attention(query, key, value, is_causal=tokens > 1)
+        # The causal mask of torch starts at the top left, so one new token against a cache needs none, and several
+        # need one of their own.
+        cached = key.shape[-2] - tokens
+        mask = query.new_ones(tokens, tokens + cached, dtype=torch.bool).tril(cached) if cached and tokens > 1 else None
+        is_whole = tokens > 1 and not cached
+        mixed = F.scaled_dot_product_attention(query, key, value, attn_mask=mask, is_causal=is_whole)
         out: Tensor = self.o_proj(mixed.transpose(1, 2).reshape(batch, tokens, -1))
         return out
 
@@ -185,7 +189,11 @@ class Gpt4MoeEstimate(nn.Module):
         return self.lm_head
 
     def forward(
-        self, input_ids: Tensor, past_key_values: KVCache | None = None, use_cache: bool = False
+        self,
+        input_ids: Tensor,
+        past_key_values: KVCache | None = None,
+        use_cache: bool = False,
+        logits_to_keep: int = 0,
     ) -> tuple[Tensor, KVCache | None]:
         if use_cache and past_key_values is None:
             past_key_values = KVCache([CacheLayer() for _ in self.layers])
@@ -194,4 +202,4 @@ class Gpt4MoeEstimate(nn.Module):
         hidden = self.embed_tokens(input_ids) + self.embed_positions(positions)
         for layer in self.layers:
             hidden = layer(hidden, past_key_values)
-        return self.lm_head(self.norm(hidden)), past_key_values
+        return self.lm_head(self.norm(hidden[:, -logits_to_keep:])), past_key_values

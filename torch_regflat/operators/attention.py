@@ -19,7 +19,7 @@ from typing import Any
 
 import torch
 
-from ..workload import LoopNest
+from ..workload import LoopNest, Operation, Workload
 from .registry import Call, Nests, operator
 from .shapes import Loop, broadcast, dtype_name, packets
 
@@ -38,6 +38,31 @@ def causal_fraction(queries: int, keys: int) -> float:
     short = min(queries, keys)
     visible = short * (short + 1) // 2 + (queries - short) * keys
     return visible / (queries * keys)
+
+
+def extending(workload: Workload) -> Workload:
+    """The workload of new tokens that extend a cache, where attention is causal: the last query sees all keys.
+
+    The mask given for that is a tensor, so `attention` takes the whole rectangle; kernels for serving run the part.
+    """
+    changed: dict[int, tuple[LoopNest, ...]] = {}
+
+    def nests(op: Operation) -> tuple[LoopNest, ...]:
+        if id(op.nests) not in changed:
+            changed[id(op.nests)] = tuple(map(_extending, op.nests))
+        return changed[id(op.nests)]
+
+    return replace(workload, operations=tuple(replace(op, nests=nests(op)) for op in workload))
+
+
+def _extending(nest: LoopNest) -> LoopNest:
+    sizes = dict(nest.dims)
+    queries, keys = sizes.get("q", 1), sizes.get("s", 1)
+    if nest.kind != "attention" or nest.domain_fraction != 1.0 or not 1 < queries < keys:
+        return nest
+    fraction = 1.0 - (queries - 1) / 2 / keys
+    special, vector = nest.special_ops * fraction, nest.vector_ops * fraction
+    return replace(nest, domain_fraction=fraction, vector_ops=vector, special_ops=special)
 
 
 class Heads:

@@ -28,6 +28,7 @@ from ..hardware.chip import Chip
 from ..hardware.library import load
 from ..layout import Layout, divisors
 from ..profiler import Captured, capture_model
+from ..progress import counted
 from ..result import ChipResult, Parallel
 from ..schedule.fit import fit, memory_of
 from ..schedule.kernels import form_kernels
@@ -35,7 +36,6 @@ from ..schedule.modes import Execution
 from ..schedule.run import Job, run_all
 from ..sharded import SEND, even, share_of_batch, split, unit_of
 from ..workload import Operation, Workload
-from .progress import counted
 
 TOGETHER = 48
 """Layouts priced at once: equal kernels of all are priced once."""

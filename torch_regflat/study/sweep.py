@@ -14,10 +14,10 @@ from torch import nn
 from ..cost import MODEL_VERSION
 from ..errors import CapacityError, InputError, RegflatError
 from ..profiler import Captured, capture_model
+from ..progress import counted
 from ..report.files import check_writable
 from ..schedule.run import run_all
 from . import rows as tables
-from .progress import counted
 from .rows import Row
 from .variants import ChipLike, SoftwareLike, Variant, variants
 

@@ -7,13 +7,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ...errors import InputError
-from . import rules_chips, rules_costs, rules_models
+from . import rules_chips, rules_costs, rules_models, rules_served
 from .book import Claim, chosen
 from .evidence import Evidence, Setup
 from .rule import RULES
 from .verdict import Finding
 
-assert rules_chips and rules_costs and rules_models
+assert rules_chips and rules_costs and rules_models and rules_served
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ from typing import Any
 
 from ...hardware.chip import Chip
 from ...hardware.library import load
+from ...layout import Layout
 from ..alike import fair_pairs, without_unattributed
 from ..rows import Row
 from ..sweep import ModelLike, fill, known_rows, points_of
@@ -35,6 +36,10 @@ class Setup:
     answers: Sequence[int] = (100, 500, 2000)
     """Tokens of an answer."""
 
+    served: Layout = field(default_factory=lambda: Layout(ep=8, pp=8, dp=8))
+    """The chips that serve a model too large for one."""
+    served_weights: str | None = "fp8"
+
     @property
     def gpu(self) -> Chip:
         """The last of the GPUs: the one that flat chips are compared with."""
@@ -56,6 +61,8 @@ class Evidence:
     known: dict[tuple[Any, ...], Row] = field(default_factory=dict)
     csv: str | Path | None = None
     progress: bool | None = None
+    served: dict[tuple[Any, ...], Any] = field(default_factory=dict)
+    """Served models, each looked at once."""
 
     @classmethod
     def of(cls, setup: Setup, csv: str | Path | None = None, progress: bool | None = None) -> Evidence:
@@ -64,7 +71,7 @@ class Evidence:
 
     def without(self) -> Evidence:
         """The same without unattributed energy."""
-        return Evidence(self.setup, False, self.known, self.csv, self.progress)
+        return Evidence(self.setup, False, self.known, self.csv, self.progress, self.served)
 
     def sweep(
         self,

@@ -7,9 +7,9 @@ from typing import Any
 
 from ...hardware.chip import Chip, dtype_bits
 from ...hardware.library import load
+from ...progress import counted
 from ..alike import fair_pairs
 from ..depth import DEPTHS, largest_product, spent, with_levels
-from ..progress import counted
 from ..rows import Row
 from ..sweep import points_of
 from ..variants import Variant
