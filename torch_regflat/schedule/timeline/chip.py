@@ -16,6 +16,7 @@ from .records import (
     KERNEL,
     LAUNCH,
     NETWORK,
+    PORTS,
     STORES,
     Placed,
     Schedule,
@@ -29,6 +30,8 @@ if TYPE_CHECKING:
     from ..residency import Residency
     from ..select import Choice
 
+_NOT_EXTERNAL = (LAUNCH, DEPENDENCY, NETWORK, PORTS)
+"""Causes of waiting that are not the external memory's."""
 _LATE = 1e-6
 """Share of a kernel's time from which on waiting counts as what bounds it."""
 
@@ -204,7 +207,7 @@ def _slots(schedule: Schedule) -> list[Slot]:
     parts = shares(spans, [one.engine == LINKS for one in schedule.tasks], schedule.end_s)
     slots: list[Slot] = []
     for one, share in zip(schedule.tasks, parts, strict=True):
-        waited = sum(s for cause, s in one.stalls.items() if cause not in (LAUNCH, DEPENDENCY, NETWORK))
+        waited = sum(s for cause, s in one.stalls.items() if cause not in _NOT_EXTERNAL)
         late = waited > number(one.end_s - one.start_s) * _LATE
         slots.append(Slot(one.start_s, one.end_s, share, "external memory" if late else ""))
     if slots and schedule.end_s > latest([one.end_s for one in schedule.tasks]):
