@@ -124,7 +124,8 @@ def test_a_bottleneck_follows_capacity_and_bandwidth(llama: str) -> None:
 def test_area_follows_the_cells(llama: str) -> None:
     tiny = load(FLAT).replace(**{"memory.registers.area": "5 mm2"})
     assert check("less-area", setup(llama, flats=[tiny])).finding.verdict == "holds"
-    huge = load(FLAT).replace(**{"memory.registers.area": "500 mm2", "memory.registers.read_bandwidth": "1 B/clk/tile"})
+    changes = {"memory.registers.area": "5000 mm2", "memory.registers.read_bandwidth": "1 B/clk/tile"}
+    huge = load(FLAT).replace(**changes)
     assert check("less-area", setup(llama, flats=[huge])).finding.verdict == "does not hold"
 
 

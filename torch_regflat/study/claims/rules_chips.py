@@ -5,7 +5,8 @@ from __future__ import annotations
 import itertools
 from typing import Any
 
-from ...hardware.chip import Chip, dtype_bits
+from ...hardware.area import MIB, level_mm2, mm2_per_mib
+from ...hardware.chip import Chip, MemoryLevel, dtype_bits
 from ...hardware.library import load
 from ...progress import counted
 from ..alike import fair_pairs
@@ -157,40 +158,45 @@ def area(evidence: Evidence, numbers: dict[str, Any]) -> Finding:
     GPU's memories, both under the flat chip's software.
     """
     setup, gpu, flat = evidence.setup, evidence.setup.gpu, evidence.setup.physical
-    level, a_mib, sizes = flat.on_chip[0], _mm2_per_mib(flat, numbers["flat_mm2_per_mib"]), numbers["capacities"]
+    level, sizes = flat.on_chip[0], numbers["capacities"]
     pair = fair_pairs(Variant.of(gpu), Variant.of(flat))[-1]
     changes = [{f"memory.{level.name}.capacity": f"{mib / level.copies!r} MiB"} for mib in sizes]
     flats = [pair.other.with_changes(change) for change in changes]
     rows = evidence.all_rows(setup.small, [pair.one, *flats], "prefill", setup.prompt_batches, setup.prompts)
-    held = sum(memory.capacity_bytes for memory in gpu.on_chip) / 2**20
-    ends = {end: numbers[f"cache_{end}"] for end in ("low", "high")}
-    cases = [Case(a_mib < a_cache, f"a byte, against {a_cache:g} mm2/MiB") for a_cache in ends.values()]
+    a_mib, held = _mm2_per_mib(flat, level), sum(memory.capacity_bytes for memory in gpu.on_chip) / MIB
+    # The flat memory's area is that of arrays with their overheads; a GPU's as built has tags, ports and switches too.
+    bare, built = mm2_per_mib(gpu, "array"), {memory.name: _mm2_per_mib(gpu, memory) for memory in gpu.on_chip}
+    taken = {"bare arrays": held * bare, "what is built": sum(level_mm2(gpu, memory) for memory in gpu.on_chip)}
+    against = {"bare arrays of 6T SRAM": bare, **built}
+    cases = [Case(a_mib < a_cache, f"a byte, against {name}") for name, a_cache in against.items()]
     needed = []
     for i in range(0, len(rows), len(flats) + 1):
         base, *some = rows[i : i + len(flats) + 1]
         enough = [mib for mib, row in zip(sizes, some, strict=True) if _as_good(row, base)]
         needed += enough[:1]
-        for a_cache in ends.values():
-            series = f"all that is needed, against {a_cache:g} mm2/MiB, prompts of {base['context']} tokens"
-            cases.append(Case(bool(enough) and enough[0] * a_mib < held * a_cache, series, "batch", base["batch"]))
+        for name, mm2 in taken.items():
+            series = f"all that is needed, against {name}, prompts of {base['context']} tokens"
+            cases.append(Case(bool(enough) and enough[0] * a_mib < mm2, series, "batch", base["batch"]))
     least = (
         f"{span(needed, lambda mib: f'{mib:.0f}')} MiB are as good as the {held:.0f} MiB of {gpu.name} "
         f"({span(needed, lambda mib: f'{mib * a_mib:.0f}')} mm2 against "
-        f"{span([held * a for a in ends.values()], lambda mm2: f'{mm2:.0f}')} mm2)"
+        f"{' and '.join(f'{mm2:.0f} mm2 of {name}' for name, mm2 in taken.items())})"
         if needed
         else f"no swept capacity is as good as the {held:.0f} MiB of {gpu.name}"
     )
-    gives = f"a MiB takes {a_mib:.2f} mm2 flat, {ends['low']:g} to {ends['high']:g} mm2 in 6T SRAM; {least}"
+    each = ", ".join(f"{a_cache:.2f} in {name}" for name, a_cache in built.items())
+    each = f"{bare:.2f} in bare arrays of 6T SRAM, as built in {gpu.name} {each}"
+    gives = f"a MiB takes {a_mib:.2f} mm2 flat, {each}; {least}"
     assumed = (
-        f"flat memory of {sizes[0]} to {sizes[-1]} MiB swept, 8T cells with two ports, as good: no slower and no more "
-        f"external traffic in prefill under the same ideal mapper; 6T: {numbers['cache_source']}; tags left out"
+        f"flat memory of {sizes[0]} to {sizes[-1]} MiB swept, as good: no slower and no more external traffic in "
+        "prefill under the same ideal mapper; areas by the area model (docs/model.md); the flat memory's are of "
+        "arrays, without what else is built around them"
     )
     return judge(cases, gives, assumed)
 
 
-def _mm2_per_mib(chip: Chip, otherwise: float) -> float:
-    level = chip.on_chip[0]
-    return otherwise if level.area is None else level.area.value * 1e6 / (level.capacity_bytes / 2**20)
+def _mm2_per_mib(chip: Chip, level: MemoryLevel) -> float:
+    return level_mm2(chip, level) / (level.capacity_bytes / MIB)
 
 
 def _as_good(row: Row, base: Row) -> bool:
